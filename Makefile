@@ -1,0 +1,49 @@
+# make kperf   set up and print the K-Perf table of a 2-PFLOPS chip (CHIP=name changes it)
+# make test    set up and run the whole suite with linters
+# make soak    the long stochastic suites at full size
+# make bench   benchmarks (never part of the tests)
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+CHIP ?= rebel-quad
+
+.PHONY: kperf test lint soak bench clean
+
+kperf: $(STAMP)
+	$(BIN)/npusim kperf --chip $(CHIP) --out out
+
+test: $(STAMP) lint
+	$(BIN)/python -m pytest -n auto
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+soak: $(STAMP)
+	NPUSIM_SOAK=1 $(BIN)/python -m pytest -n auto
+
+bench: $(STAMP)
+	$(BIN)/python -m pytest bench --benchmark-only --benchmark-autosave
+
+# An editable install does not notice changed C sources, hence the list of prerequisites.
+$(STAMP): pyproject.toml setup.py $(wildcard csrc/* csrc/*/* csrc/*/*/*) | prerequisites
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+# Debian ships Python without venv and headers: say so before anything fails half-way.
+.PHONY: prerequisites
+prerequisites:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	  && $(PYTHON) -c 'import venv, ensurepip' 2>/dev/null \
+	  && test -e "$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_paths()["include"])')/Python.h" \
+	  && command -v $${CC:-gcc} >/dev/null \
+	  || { echo 'npusim needs Python >= 3.11 with venv and headers, and a C compiler. On Debian or Ubuntu:'; \
+	       echo '  sudo apt-get install -y python3-venv python3-dev gcc make'; exit 1; }
+
+clean:
+	rm -rf $(VENV) build out *.egg-info kernels/npukernels/*.so

@@ -1,0 +1,44 @@
+/* What every kernel source shares: status codes, overflow-checked sizes, buffers, CPU features. */
+#ifndef NPK_H
+#define NPK_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Every entry point returns one of these; npukernels turns them into npusim errors. */
+enum {
+    NPK_OK = 0,
+    NPK_EINVAL = 1,       /* a negative size, a null pointer, an unknown variant */
+    NPK_EOVERFLOW = 2,    /* a size or an offset does not fit 63 bits */
+    NPK_ENOMEM = 3,       /* no memory for packing buffers */
+    NPK_EUNSUPPORTED = 4, /* this CPU, its operating system or this build lacks the instruction set */
+};
+
+#define NPK_INLINE static inline __attribute__((always_inline))
+
+/* GCC unrolls short constant loops only late, after it has decided what lives in registers; without
+ * this the accumulator arrays of the micro-kernels stay on the stack. */
+#if defined(__clang__)
+#define NPK_UNROLL _Pragma("clang loop unroll(full)")
+#elif defined(__GNUC__)
+#define NPK_UNROLL _Pragma("GCC unroll 64")
+#else
+#define NPK_UNROLL
+#endif
+
+NPK_INLINE int64_t npk_min(int64_t a, int64_t b) { return a < b ? a : b; }
+NPK_INLINE int64_t npk_ceil_div(int64_t a, int64_t b) { return a / b + (a % b != 0); }
+NPK_INLINE int64_t npk_round_up(int64_t a, int64_t b) { return npk_ceil_div(a, b) * b; }
+
+/* Cache-line aligned memory for `count` floats; NULL when the size overflows or there is no memory.
+ * Released by free(). */
+float *npk_alloc_floats(int64_t count);
+
+/* CPU features by index: name (NULL past the end), and whether this CPU and its operating system
+ * both support it. */
+const char *npk_cpu_feature_name(int index);
+int npk_cpu_has(int index);
+bool npk_cpu_supports(const char *name);
+
+#endif

@@ -1,0 +1,12 @@
+/* The vector operations of ukr_simd.h in AVX-512. */
+#include <immintrin.h>
+
+enum { LANES = 16 };
+typedef __m512 V;
+#define TARGET __attribute__((target("avx512f")))
+#define v_zero _mm512_setzero_ps
+#define v_set1 _mm512_set1_ps
+#define v_load _mm512_loadu_ps
+#define v_store _mm512_storeu_ps
+#define v_add _mm512_add_ps
+#define v_fma _mm512_fmadd_ps

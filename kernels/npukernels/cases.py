@@ -1,0 +1,195 @@
+"""Golden cases: inputs that a seed determines, the result in float64, and a proven error bound.
+
+The generator draws raw 64-bit words of PCG64, whose stream NumPy promises to keep, and makes numbers
+of them by exact arithmetic: a seed gives the same bits on every machine and NumPy version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from npusim import dtypes
+from npusim.errors import InputError, Problem, unknown_name
+
+Float64: TypeAlias = npt.NDArray[np.float64]
+
+FILLS = ("uniform", "integer", "adversarial")
+
+# Unit roundoff and the smallest positive number of binary32; unit roundoff of binary64.
+U32, TINY32, U64 = 2.0**-24, 2.0**-149, 2.0**-53
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A test case of one op.
+
+    Args:
+        op: name of the op.
+        dtype: canonical name of the number format.
+        fill: how the inputs were drawn.
+        seed: what the inputs were drawn from.
+        dims: the op's sizes, as given to ``golden``.
+        inputs: read-only arrays, in the order the op takes them.
+        expected: the result in float64.
+        bound: largest error a correct kernel can make, elementwise, float64; 0 means exact.
+    """
+
+    op: str
+    dtype: str
+    fill: str
+    seed: int
+    dims: tuple[tuple[str, int], ...]
+    inputs: tuple[npt.NDArray[Any], ...]
+    expected: Float64
+    bound: Float64
+
+    @property
+    def repro(self) -> str:
+        """Python code that makes this case again, as ``case``."""
+        sizes = ", ".join(f"{name}={size}" for name, size in self.dims)
+        return (
+            f"import npukernels as nk; case = nk.golden({self.op!r}, {sizes}, dtype={self.dtype!r}, "
+            f"fill={self.fill!r}, seed={self.seed})"
+        )
+
+
+_MAKERS: dict[str, Callable[..., Case]] = {}
+
+
+def golden(op: str, *, dtype: str = "fp32", fill: str = "uniform", seed: int = 0, **dims: int) -> Case:
+    """Makes a test case.
+
+    Args:
+        op: ``gemm``, with sizes ``m``, ``n``, ``k``.
+        dtype: number format of inputs and output; ``fp32`` so far.
+        fill: ``uniform`` in (-1, 1); ``integer``, small enough that every order of summation is
+            exact, so that the bound is zero; ``adversarial``, magnitudes over 2^±10 in pairs that
+            almost cancel, so that the result is far below its terms.
+        seed: any non-negative integer.
+        **dims: sizes of the op, integers of at least 0.
+
+    Raises:
+        InputError: unknown op, dtype, fill or size, or a case that does not fit the memory.
+    """
+    if op not in _MAKERS:
+        raise unknown_name("op", str(op), _MAKERS, "op")
+    if fill not in FILLS:
+        raise unknown_name("fill", str(fill), FILLS, "fill")
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise InputError(Problem(f"seed is {seed!r}"[:100], "seed", allowed="an integer of at least 0"))
+    try:
+        return _MAKERS[op](dtypes.get(dtype, "dtype").name, fill, int(seed), **_sizes(op, dims))
+    except MemoryError:
+        raise InputError(f"a {op} case of {dims} does not fit the memory") from None
+
+
+_DIMS = {"gemm": ("m", "n", "k")}
+
+
+def _sizes(op: str, dims: dict[str, int]) -> dict[str, int]:
+    """Checks the names, types and signs of the sizes, and reports all that is wrong at once."""
+    problems = [Problem(f"{op} needs {name}", name) for name in _DIMS[op] if name not in dims]
+    for name, size in dims.items():
+        if name not in _DIMS[op]:
+            problems.append(Problem(f"{op} has no size {name!r}", allowed=f"known: {', '.join(_DIMS[op])}"))
+        elif isinstance(size, bool) or not isinstance(size, (int, np.integer)) or not 0 <= size < 2**40:
+            problems.append(Problem(f"{name} is {size!r}"[:100], name, allowed="an integer of at least 0"))
+    if problems:
+        raise InputError(problems)
+    return {name: int(dims[name]) for name in _DIMS[op]}
+
+
+def _gemm(dtype: str, fill: str, seed: int, m: int, n: int, k: int) -> Case:
+    if dtype != "fp32":
+        raise InputError(Problem(f"gemm has no golden case in {dtype}", "dtype", allowed="known: fp32"))
+    if max(m * k, k * n, m * n) >= 2**31:
+        raise MemoryError
+    _gamma(k, U32)  # refuses a k without a bound before anything is drawn
+    draw = _Draw(seed)
+    if fill == "integer":
+        a, b = _exact_integers(draw, m, n, k)
+    elif fill == "uniform":
+        a, b = draw.uniform(m, k), draw.uniform(k, n)
+    else:
+        a, b = _cancelling(draw, m, n, k)
+    a32, b32 = a.astype(np.float32), b.astype(np.float32)
+    expected = a @ b
+    bound = np.zeros((m, n)) if fill == "integer" else gemm_bound(a32, b32)
+    dims = (("m", m), ("n", n), ("k", k))
+    return Case("gemm", dtype, fill, seed, dims, _frozen(a32, b32), *_frozen(expected, bound))
+
+
+_MAKERS["gemm"] = _gemm
+
+
+def gemm_bound(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> Float64:
+    """Largest elementwise error of a correct binary32 product of ``a`` (m, k) and ``b`` (k, n).
+
+    ``|C - Ĉ| <= gamma_k |A| |B|`` with ``gamma_k = k u / (1 - k u)``, ``u = 2^-24``, for any order of
+    summation, with or without fused multiply-adds: Higham, Accuracy and Stability of Numerical
+    Algorithms, 2nd ed., section 3.5 (3.13). Added to it: one rounding ``u |C|`` for kernels that
+    accumulate more precisely and round at the end, one underflow of each product (section 2.8), and
+    the error ``gamma_k`` with ``u = 2^-53`` of the float64 reference itself.
+    """
+    k = a.shape[1]
+    a64, b64 = a.astype(np.float64), b.astype(np.float64)
+    magnitude = np.abs(a64) @ np.abs(b64)
+    relative = _gamma(k, U32) + _gamma(k, U64)
+    rounded = U32 * (np.abs(a64 @ b64) + _gamma(k, U64) * magnitude)
+    # The bound is computed in floating point too: the last factor covers its own rounding.
+    total: Float64 = (relative * magnitude + rounded + k * TINY32) * (1 + 4 * _gamma(k, U64) + 8 * U64)
+    return total
+
+
+def _gamma(k: int, u: float) -> float:
+    if k * u >= 0.5:
+        raise InputError(Problem(f"k = {k} is too long for an error bound", "k", allowed="k < 2^23"))
+    return k * u / (1 - k * u)
+
+
+class _Draw:
+    """Numbers from the raw words of PCG64, float64 but exact in float32."""
+
+    def __init__(self, seed: int) -> None:
+        self._bits = np.random.PCG64(seed)
+
+    def integers(self, low: int, high: int, rows: int, cols: int) -> Float64:
+        """Integers from ``low`` to ``high`` inclusive; the range is far below 2^32, so modulo is fair."""
+        words = self._bits.random_raw(rows * cols).astype(np.uint64) >> np.uint64(32)
+        drawn = (words % np.uint64(high - low + 1)).astype(np.float64) + low
+        return drawn.reshape(rows, cols)
+
+    def uniform(self, rows: int, cols: int) -> Float64:
+        """Odd multiples of 2^-24 in (-1, 1): 24 significant bits, never zero."""
+        return (2 * self.integers(-(2**23), 2**23 - 1, rows, cols) + 1) * 2.0**-24
+
+
+def _exact_integers(draw: _Draw, m: int, n: int, k: int) -> tuple[Float64, Float64]:
+    """Integers whose partial sums all stay within 2^24, which binary32 holds exactly."""
+    if k > 2**24:
+        raise InputError(Problem(f"k = {k} is too long for exact sums in float32", "k", allowed="k <= 2^24"))
+    largest = min(32, int((2**24 / max(k, 1)) ** 0.5))
+    return draw.integers(-largest, largest, m, k), draw.integers(-largest, largest, k, n)
+
+
+def _cancelling(draw: _Draw, m: int, n: int, k: int) -> tuple[Float64, Float64]:
+    """Column 2p + 1 of A is minus column 2p, rows of B differ by 2^-12: pairs cancel to a small rest."""
+    a = draw.uniform(m, k) * 2.0 ** draw.integers(-10, 10, m, k)
+    b = draw.uniform(k, n) * 2.0 ** draw.integers(-10, 10, 1, n)
+    half = k // 2
+    a[:, 1 : 2 * half : 2] = -a[:, 0 : 2 * half : 2]
+    # Rounded to float32, because float64 work must start from what the kernel is given.
+    nearly = b[0 : 2 * half : 2] * (1 + 2.0**-12 * draw.uniform(half, n))
+    b[1 : 2 * half : 2] = nearly.astype(np.float32)
+    return a, b
+
+
+def _frozen(*arrays: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], ...]:
+    for array in arrays:
+        array.flags.writeable = False
+    return arrays

@@ -1,0 +1,1 @@
+"""Chips, models and suites that ship with npusim; see ``npusim catalog``."""

@@ -1,0 +1,342 @@
+"""The command line: verbs, options and exit codes; every verb is a thin call of the Python API.
+
+Exit codes: 0 ok, 1 a finding, 2 usage or bad input, 3 does not fit, 4 internal error. Errors go to
+stderr, one line each, never as a traceback (set NPUSIM_DEBUG=1 to see one).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from npusim import __version__
+from npusim.errors import InputError, NpuError, Problem
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from npusim.chip import Chip
+    from npusim.cost import Cost
+    from npusim.kperf_suite import KPerf
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object (SI units in the keys).")
+set_option = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="PATH=VALUE",
+    help='Change one figure of the chip, e.g. memory.bandwidth="6 TB/s" (see catalog --paths).',
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="npusim")
+def cli() -> None:
+    """Predict what a neural processing unit does, from a chip description to request-level metrics."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point: runs a verb and turns every error into one message and an exit code."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal that cannot show a character gets a '?', not a crash
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    try:
+        code = cli.main(args=argv, prog_name="npusim", standalone_mode=False) or 0
+        sys.stdout.flush()
+    except NpuError as error:
+        code = _fail(error, str(error), error.exit_code)
+    except click.exceptions.Exit as error:
+        code = error.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = 2
+    except (KeyboardInterrupt, click.Abort):
+        code = _fail(None, "interrupted", 130)
+    except BrokenPipeError:  # the reader closed the pipe (npusim ... | head): not an error of ours
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except OSError as error:
+        where = error.filename or "output"
+        code = _fail(error, f"{where}: {error.strerror or error}", 2)
+    except Exception as error:
+        code = _fail(
+            error,
+            f"internal error: {type(error).__name__}: {error}\n"
+            "This is a defect of npusim; set NPUSIM_DEBUG=1 for the traceback.",
+            4,
+        )
+    sys.exit(code)
+
+
+def _fail(error: Exception | None, message: str, code: int) -> int:
+    if os.environ.get("NPUSIM_DEBUG") and error is not None:
+        raise error
+    click.echo(message, err=True)
+    return code
+
+
+def _print_json(data: object) -> None:
+    click.echo(json.dumps(data, indent=1, allow_nan=False, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+def _chip(name: str, overrides: tuple[str, ...]) -> Chip:
+    from npusim.chip import find_chip
+
+    chip = find_chip(name)
+    changes: dict[str, object] = {}
+    for item in overrides:
+        path, equals, value = item.partition("=")
+        if not equals or not value.strip():
+            raise InputError(Problem(f"{item!r} is not PATH=VALUE", "--set", allowed='e.g. memory.bandwidth="6 TB/s"'))
+        if path.strip() in changes:
+            raise InputError(Problem(f"'{path.strip()}' is given twice", "--set"))
+        changes[path.strip()] = value.strip()
+    return (chip.replace(changes) if changes else chip).require()
+
+
+def _tp(text: str | None) -> int | None:
+    if text is None or text == "auto":
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) <= 4) or not 1 <= int(text) <= 4096:
+        raise InputError(
+            Problem(f"{text[:40]!r} is not a degree", "--tp", allowed="'auto' or an integer from 1 to 4096")
+        )
+    return int(text)
+
+
+# -- kperf -------------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.option(
+    "--chip",
+    "chips",
+    multiple=True,
+    metavar="NAME|FILE",
+    help="Chip to predict; give several to compare. Default: rebel-quad.",
+)
+@click.option("--model", "models", multiple=True, metavar="NAME|FILE", help="Model instead of the suite's; repeatable.")
+@click.option("--suite", default="kperf-2025", show_default=True, metavar="NAME|FILE", help="What is measured.")
+@click.option(
+    "--precision", "precisions", multiple=True, metavar="NAME", help="Precision instead of the suite's; repeatable."
+)
+@click.option("--tp", metavar="N|auto", default="auto", show_default=True, help="Tensor-parallel chips.")
+@click.option("--out", metavar="DIR", help="Also write kperf.xlsx, kperf.html, kperf.csv and kperf.json there.")
+@click.option("--all", "full", is_flag=True, help="Print every row instead of the representative ones.")
+@set_option
+@json_option
+def kperf(
+    chips: tuple[str, ...],
+    models: tuple[str, ...],
+    suite: str,
+    precisions: tuple[str, ...],
+    tp: str,
+    out: str | None,
+    full: bool,
+    overrides: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """K-Perf table of one or several chips: TTFT, TPOT, throughput, utilisation, power, and what bounds them."""
+    from npusim import kperf_suite
+    from npusim.models import load_model
+
+    chosen = kperf_suite.load_suite(suite)
+    loaded = [_chip(name, overrides) for name in chips or ("rebel-quad",)]
+    nets = [load_model(name) for name in models or chosen.models]
+    names = precisions or chosen.precisions
+    with _progress(len(loaded) * len(nets) * len(names), "pricing") as step:
+        result = kperf_suite.kperf(loaded, suite=chosen, models=nets, precisions=names, tp=_tp(tp), progress=step)
+    written = _write(result, out)
+    if as_json:
+        _print_json(result.to_dict())
+    else:
+        from npusim.report import table
+
+        click.echo(table.render(result, width=_width(), full=full, color=_colour()))
+        for path in written:
+            click.echo(f"wrote {path}")
+    result.require_any()
+
+
+def _write(result: KPerf, out: str | None) -> list[Path]:
+    if out is None:
+        return []
+    from npusim.report import files
+
+    formats = ("xlsx", "html", "csv", "json")
+    with _progress(1, "writing reports") as step:
+        written = files.write_reports(result, out, formats)
+        step("")
+    return written
+
+
+class _progress:
+    """A progress bar on a terminal, nothing elsewhere. Yields a function to call once per item."""
+
+    def __init__(self, items: int, label: str) -> None:
+        self.bar = click.progressbar(length=items, label=label, file=sys.stderr) if sys.stderr.isatty() else None
+
+    def __enter__(self) -> Callable[[str], None]:
+        if self.bar is None:
+            return lambda _: None
+        self.bar.__enter__()
+        return lambda _: self.bar.update(1) if self.bar is not None else None
+
+    def __exit__(self, *error: Any) -> None:
+        if self.bar is not None:
+            self.bar.__exit__(*error)
+
+
+def _width() -> int:
+    import shutil
+
+    return shutil.get_terminal_size((140, 40)).columns
+
+
+def _colour() -> bool:
+    return sys.stdout.isatty() and "NO_COLOR" not in os.environ
+
+
+# -- estimate ----------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.argument("chip")
+@click.argument("workload")
+@click.option("--tp", metavar="N", help="Tensor-parallel chips of a model step (overrides tp= in WORKLOAD).")
+@click.option("--fidelity", default="roofline", show_default=True, help="Cost model.")
+@set_option
+@json_option
+def estimate(
+    chip: str, workload: str, tp: str | None, fidelity: str, overrides: tuple[str, ...], as_json: bool
+) -> None:
+    """Time, bytes, energy and bound of WORKLOAD on CHIP, per operator.
+
+    WORKLOAD is MODEL:prefill[,b=,prompt=,w=,a=,kv=,tp=], MODEL:decode[,b=,ctx=,w=,a=,kv=,tp=],
+    or an operator such as gemm:m=4096,n=4096,k=4096,a=bf16,b=bf16,out=bf16.
+    """
+    from npusim.cost import estimate as price
+    from npusim.grammar import parse_workload
+
+    cost = price(parse_workload(workload), _chip(chip, overrides), fidelity, _tp(tp))
+    if as_json:
+        _print_json(_cost_dict(cost))
+    else:
+        from npusim.report import cost_table
+
+        click.echo(cost_table.render(cost))
+
+
+def _cost_dict(cost: Cost) -> dict[str, Any]:
+    from npusim.kperf_suite import chip_notes
+
+    return {
+        "chip": cost.chip.name,
+        "workload": cost.workload.name,
+        **cost.workload.info,
+        "chips": cost.chips,
+        "fidelity": cost.fidelity,
+        "time_s": float(cost.time_s),
+        "lower_bound_s": float(cost.lower_bound_s),
+        "bound": str(cost.bound),
+        "mfu": float(cost.mfu),
+        "mbu": float(cost.mbu),
+        "flops": float(cost.flops),
+        "dram_bytes": float(cost.dram_bytes),
+        "energy_j": None if cost.energy_j is None else float(cost.energy_j),
+        "ops": cost.table(),
+        "notes": chip_notes(cost.chip),
+    }
+
+
+# -- catalog and lint ----------------------------------------------------------------------------------------
+
+
+@cli.group(invoke_without_command=True)
+@click.option("--paths", metavar="CHIP", help="List the figures of a chip that --set can change.")
+@json_option
+@click.pass_context
+def catalog(context: click.Context, paths: str | None, as_json: bool) -> None:
+    """List chips, models and suites, and what each lacks."""
+    if context.invoked_subcommand is not None:
+        return
+    from npusim.report import listing
+
+    if paths is not None:
+        from npusim.chip import find_chip
+
+        figures = find_chip(paths).paths()
+        _print_json(figures) if as_json else click.echo(listing.render_paths(figures))
+        return
+    data = listing.catalog()
+    _print_json(data) if as_json else click.echo(listing.render_catalog(data, _width()))
+
+
+@catalog.command("show")
+@click.argument("name")
+@json_option
+def catalog_show(name: str, as_json: bool) -> None:
+    """Show a chip or a model of the catalog (or a file): every figure with its source and status."""
+    from npusim.report import listing
+
+    data = listing.describe(name)
+    _print_json(data) if as_json else click.echo(listing.render_description(data, _width()))
+
+
+@cli.command()
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@json_option
+def lint(files: tuple[str, ...], as_json: bool) -> None:
+    """Check chip, model and suite files; report every problem with its line."""
+    from npusim.report import listing
+
+    problems: list[Problem] = []
+    results: list[dict[str, Any]] = []
+    for file in files:
+        try:
+            kind, missing = listing.check_file(file)
+            results.append({"file": file, "kind": kind, "missing": missing})
+        except InputError as error:
+            problems += error.problems
+    if as_json:
+        _print_json({"files": results, "problems": [{**vars(p), "text": str(p)} for p in problems]})
+    else:
+        for item in results:
+            lacks = f"; not usable yet: missing {', '.join(item['missing'])}" if item["missing"] else ""
+            click.echo(f"{item['file']}: ok ({item['kind']}){lacks}")
+    if problems:
+        raise InputError(problems)
+
+
+# -- doctor --------------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@json_option
+def doctor(as_json: bool) -> None:
+    """Versions, CPU features, BLAS, native extensions and optional extras of this installation."""
+    import npukernels
+    from npusim.report import health
+
+    native = npukernels.native_problem() or "built"
+    data = health.examine(
+        {
+            "extension": native,
+            "cpu_features": list(npukernels.cpu_features()),
+            "variants": {op: list(npukernels.variants(op)) for op in npukernels.ops()},
+        }
+    )
+    _print_json(data) if as_json else click.echo(health.render(data))
+
+
+if __name__ == "__main__":
+    main()

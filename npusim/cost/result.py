@@ -1,0 +1,228 @@
+"""``estimate`` and the ``Cost`` it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, reduce
+from typing import Any
+
+import numpy as np
+
+from npusim.chip import Chip
+from npusim.cost import energy, roofline
+from npusim.errors import InputError, Problem, unknown_name
+from npusim.ops import Dim
+from npusim.workload import Op, Workload
+
+FIDELITIES = ("roofline",)
+
+
+@dataclass(frozen=True)
+class OpCost:
+    """Cost of one operator on one chip, all its runs together.
+
+    Args:
+        op: the operator.
+        count: how often it runs.
+        seconds: time per resource at its peak, of all runs.
+        time_s: seconds of all runs.
+        flops: matrix FLOPs of all runs.
+        rate: engine rate the FLOPs run at.
+        dram_bytes: main-memory bytes of all runs.
+        link_bytes: bytes sent to other chips, all runs.
+        energy_j: dynamic joules of all runs; None without a power description.
+    """
+
+    op: Op
+    count: int
+    seconds: dict[str, Dim]
+    time_s: Dim
+    flops: Dim
+    rate: str
+    dram_bytes: Dim
+    link_bytes: Dim
+    energy_j: Dim | None
+
+    @property
+    def bound(self) -> Any:
+        """Name of the slowest resource (an array of names for array dimensions)."""
+        return _slowest(self.seconds)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Cost of a workload. Every figure is elementwise over the workload's array dimensions.
+
+    Args:
+        workload: what was priced (one chip's share).
+        chip: on what.
+        fidelity: by which model.
+        ops: per-operator costs.
+        time_s: seconds of the step.
+        lower_bound_s: seconds no schedule of these operators on this chip can beat.
+    """
+
+    workload: Workload
+    chip: Chip
+    fidelity: str
+    ops: tuple[OpCost, ...]
+    time_s: Dim
+    lower_bound_s: Dim
+
+    @property
+    def chips(self) -> int:
+        """Chips that run the step together."""
+        return self.workload.chips
+
+    @cached_property
+    def bound_seconds(self) -> dict[str, Dim]:
+        """Seconds spent in operators bound by each resource; they add up to ``time_s``."""
+        shares: dict[str, Dim] = {}
+        for cost in self.ops:
+            slowest = np.asarray(cost.bound)
+            for resource in cost.seconds:
+                share = np.where(slowest == resource, cost.time_s, 0.0)
+                if np.any(share):
+                    shares[resource] = shares.get(resource, 0.0) + share
+        return shares
+
+    @property
+    def bound(self) -> Any:
+        """The resource that bounds most of the time (an array of names for array dimensions)."""
+        return _slowest(self.bound_seconds)
+
+    @cached_property
+    def flops(self) -> Dim:
+        """Matrix FLOPs of one chip."""
+        return sum(cost.flops for cost in self.ops)
+
+    @cached_property
+    def dram_bytes(self) -> Dim:
+        """Main-memory bytes of one chip."""
+        return sum(cost.dram_bytes for cost in self.ops)
+
+    @property
+    def mfu(self) -> Dim:
+        """FLOP utilisation: Σ FLOPs / (time × peak of the rate they run at)."""
+        peaks = self.chip.peaks_flops_per_s
+        return _per(sum(cost.flops / peaks[cost.rate] for cost in self.ops if cost.rate), self.time_s)
+
+    @property
+    def mbu(self) -> Dim:
+        """Memory bandwidth utilisation: (weight + KV bytes) / (time × DRAM bandwidth)."""
+        assert self.chip.memory is not None and self.chip.memory.bandwidth_bytes_per_s
+        return _per(self.workload.bytes("weight", "kv") / self.chip.memory.bandwidth_bytes_per_s, self.time_s)
+
+    @property
+    def energy_j(self) -> Dim | None:
+        """Joules of all chips over the step, static share included; None without a TDP."""
+        constants = energy.energies(self.chip)
+        if constants is None:
+            return None
+        dynamic: Dim = sum(cost.energy_j for cost in self.ops if cost.energy_j is not None)
+        return self.chips * (dynamic + constants.static_w * self.time_s)
+
+    def table(self) -> list[dict[str, Any]]:
+        """One row per operator: name, kind, count, time, share, bound, FLOPs, bytes (scalar dimensions only)."""
+        if np.ndim(self.time_s):
+            raise InputError(Problem("a table needs scalar dimensions", hint="price one shape at a time"))
+        return [
+            {
+                "op": cost.op.name,
+                "kind": cost.op.kind,
+                "count": cost.count,
+                "time_s": float(cost.time_s),
+                "share": float(_per(cost.time_s, self.time_s)),
+                "bound": str(cost.bound),
+                "flops": float(cost.flops),
+                "dram_bytes": float(cost.dram_bytes),
+                "link_bytes": float(cost.link_bytes),
+                "operand_bytes": float(cost.count * cost.op.bytes()),
+            }
+            for cost in self.ops
+        ]
+
+
+def estimate(work: Workload | Op, chip: Chip, fidelity: str = "roofline", tp: int | None = None) -> Cost:
+    """Prices a workload or an operator on a chip.
+
+    Args:
+        work: a Workload (as ``prefill`` and ``decode`` make) or a single Op.
+        chip: the hardware.
+        fidelity: ``"roofline"`` (others follow).
+        tp: tensor-parallel chips; rebuilds a model step for that many (default: as the step was built).
+
+    Raises:
+        InputError: unknown fidelity, or a single operator with tp > 1.
+        Unavailable: the chip lacks a rate that the work needs.
+    """
+    if fidelity not in FIDELITIES:
+        raise unknown_name("fidelity", fidelity, FIDELITIES)
+    chip.require(fidelity)
+    workload = _as_workload(work, tp)
+    works = [roofline.work(op, chip) for op in workload.ops]
+    constants = energy.energies(chip)
+    costs = []
+    for op, item in zip(workload.ops, works, strict=True):
+        one_s = reduce(np.maximum, item.seconds.values(), np.float64(0.0))
+        joules = None
+        if constants is not None:
+            joules = op.count * constants.op_j(item.rate, item.flops, item.dram_bytes, item.link_bytes)
+        costs.append(
+            OpCost(
+                op,
+                op.count,
+                {name: op.count * s for name, s in item.seconds.items()},
+                op.count * one_s,
+                op.count * item.flops,
+                item.rate,
+                op.count * item.dram_bytes,
+                op.count * item.link_bytes,
+                joules,
+            )
+        )
+    total = sum(cost.time_s for cost in costs)
+    return Cost(
+        workload,
+        chip,
+        fidelity,
+        tuple(costs),
+        total if np.ndim(total) else float(total),
+        roofline.lower_bound(workload, works),
+    )
+
+
+def _as_workload(work: Workload | Op, tp: int | None) -> Workload:
+    if isinstance(work, Op):
+        work = Workload(work.name, (work,))
+    if tp is None or tp == work.chips:
+        return work
+    if work.recipe is None:
+        raise InputError(
+            Problem(
+                f"'{work.name}' cannot be split over {tp} chips",
+                "tp",
+                allowed="1 for single operators",
+                hint="price a model step, or one chip's share of the operator",
+            )
+        )
+    rebuild: Callable[[int], Workload] = work.recipe
+    return rebuild(tp)
+
+
+def _per(part: Dim, whole: Dim) -> Dim:
+    """part / whole, 0 where there is no whole."""
+    if np.ndim(part) or np.ndim(whole):
+        return np.divide(
+            part, whole, out=np.zeros(np.broadcast_shapes(np.shape(part), np.shape(whole))), where=whole > 0
+        )
+    return float(part / whole) if whole else 0.0
+
+
+def _slowest(seconds: dict[str, Dim]) -> Any:
+    # "none" wins ties at zero: an operator that costs nothing is bound by nothing.
+    names = ["none", *seconds]
+    stacked = np.stack(np.broadcast_arrays(0.0, *(np.asarray(s, float) for s in seconds.values())))
+    winner = np.argmax(stacked, axis=0)
+    return names[int(winner)] if winner.ndim == 0 else np.array(names)[winner]

@@ -1,0 +1,51 @@
+"""The terminal view of one priced workload: totals, then operators."""
+
+from __future__ import annotations
+
+from npusim.cost import Cost
+from npusim.kperf_suite import chip_notes
+from npusim.report.text import columns
+from npusim.units import show
+
+
+def render(cost: Cost) -> str:
+    """Renders a Cost with scalar dimensions as text."""
+    info = ", ".join(f"{key} {value}" for key, value in cost.workload.info.items() if key not in ("model", "phase"))
+    title = f"{cost.workload.name} on {cost.chip.title} ({cost.chip.name})" + (
+        f" x {cost.chips}" if cost.chips > 1 else ""
+    )
+    lines = [title, f"{cost.fidelity}; {info}" if info else cost.fidelity, ""]
+    lines.append(
+        f"time {show(cost.time_s, 's', 4)}, bound by {cost.bound}; no schedule of these operators beats "
+        f"{show(cost.lower_bound_s, 's', 4)}"
+    )
+    lines.append(
+        f"MFU {cost.mfu:.1%}, MBU {cost.mbu:.1%}; {show(cost.flops, 'FLOP')} and "
+        f"{show(cost.dram_bytes, 'B')} of main memory per chip"
+    )
+    energy = cost.energy_j
+    if energy is not None and cost.time_s > 0:
+        lines.append(f"energy {show(energy, 'J')}, {show(energy / cost.time_s, 'W')} on average, all chips")
+    lines += ["", *_operators(cost), "", "Notes"]
+    return "\n".join([*lines, *(f"- {note}" for note in chip_notes(cost.chip))])
+
+
+def _operators(cost: Cost) -> list[str]:
+    rows = []
+    for row in cost.table():
+        intensity = row["flops"] / row["dram_bytes"] if row["dram_bytes"] else 0.0
+        rows.append(
+            [
+                row["op"],
+                row["kind"],
+                str(row["count"]),
+                show(row["time_s"], "s"),
+                f"{row['share']:.1%}",
+                row["bound"],
+                show(row["flops"], "FLOP"),
+                show(row["dram_bytes"], "B"),
+                f"{intensity:.3g}" if intensity else "-",
+            ]
+        )
+    headers = ["operator", "kind", "runs", "time", "share", "bound", "FLOPs", "main memory", "FLOP/B"]
+    return columns(headers, rows, right=(2, 3, 4, 6, 7, 8))

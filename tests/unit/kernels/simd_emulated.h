@@ -1,0 +1,35 @@
+/* The vector operations of ukr_simd.h in plain C, sixteen lanes: stands in for simd_avx512.h. */
+#include <math.h>
+#include <string.h>
+
+enum { LANES = 16 };
+typedef struct {
+    float lane[LANES];
+} V;
+
+#define TARGET
+#define npk_cpu_supports(name) true
+
+static inline V v_zero(void) { return (V){{0}}; }
+static inline V v_load(const float *x) {
+    V v;
+    memcpy(v.lane, x, sizeof v.lane);
+    return v;
+}
+static inline void v_store(float *x, V v) { memcpy(x, v.lane, sizeof v.lane); }
+static inline V v_set1(float x) {
+    V v;
+    for (int i = 0; i < LANES; i++)
+        v.lane[i] = x;
+    return v;
+}
+static inline V v_add(V a, V b) {
+    for (int i = 0; i < LANES; i++)
+        a.lane[i] += b.lane[i];
+    return a;
+}
+static inline V v_fma(V a, V b, V c) {
+    for (int i = 0; i < LANES; i++)
+        c.lane[i] = fmaf(a.lane[i], b.lane[i], c.lane[i]);
+    return c;
+}

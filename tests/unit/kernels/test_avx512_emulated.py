@@ -1,0 +1,70 @@
+"""Is the AVX-512 tile right? Runs on any CPU: its sources are compiled with plain C vectors instead.
+
+All but the nine intrinsics themselves is the shipped code: the 14 x 32 tile for every number of rows,
+its packing widths, cache blocks and edges.
+"""
+
+import ctypes
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import npukernels as nk
+
+ROOT = Path(__file__).parents[3]
+COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+AVX512 = 2
+
+pytestmark = [
+    pytest.mark.skipif(COMPILER is None, reason="no C compiler"),
+    pytest.mark.skipif(not (ROOT / "csrc/gemm").is_dir(), reason="no C sources beside the tests"),
+    pytest.mark.skipif("fma" not in nk.cpu_features(), reason="fmaf would be emulated in software: too slow"),
+]
+
+
+@pytest.fixture(scope="module")
+def sgemm(tmp_path_factory):
+    library = tmp_path_factory.mktemp("emulated") / "libemulated.so"
+    header = Path(__file__).with_name("simd_emulated.h")
+    sources = sorted([*ROOT.glob("csrc/common/*.c"), *ROOT.glob("csrc/gemm/*.c")])
+    command = [COMPILER, *["-std=c11", "-O1", "-mfma", "-mavx2", "-ffp-contract=off", "-shared", "-fPIC", "-pthread"]]
+    command += [f'-DNPK_SIMD_AVX512="{header}"', *map(str, sources), "-o", str(library), "-lm"]
+    subprocess.run(command, check=True, capture_output=True, text=True)
+    function = ctypes.CDLL(str(library)).npk_sgemm
+    size, pointer = ctypes.c_int64, ctypes.c_void_p
+    operand = [pointer, size, size]
+    function.argtypes = [ctypes.c_int, size, size, size, *operand, *operand, *operand, ctypes.c_int]
+
+    def call(a, b, threads=1):
+        out = np.full((a.shape[0], b.shape[1]), np.nan, dtype=np.float32)
+        operands = [v for x in (a, b, out) for v in (x.ctypes.data, x.strides[0] // 4, x.strides[1] // 4)]
+        assert function(AVX512, a.shape[0], b.shape[1], a.shape[1], *operands, threads) == 0
+        return out
+
+    return call
+
+
+SHAPES = [(m, n, 40) for m in range(1, 30) for n in (1, 31, 32, 33, 64)]
+SHAPES += [(14, 32, 0), (14, 32, 1), (14, 32, 384), (15, 33, 385), (253, 65, 769), (3, 4097, 5)]
+
+
+@pytest.mark.parametrize("fill", ["uniform", "integer"])
+def test_the_tile_is_within_the_bound(sgemm, fill):
+    for seed, (m, n, k) in enumerate(SHAPES):
+        case = nk.golden("gemm", m=m, n=n, k=k, fill=fill, seed=seed)
+
+        found = nk.check(sgemm(*case.inputs), case)
+
+        assert found.verdict == "PASS", str(found)
+
+
+@pytest.mark.skipif("c-avx2" not in nk.variants("gemm"), reason="this CPU or build lacks avx2 and fma")
+def test_it_rounds_as_the_avx2_tile_does(sgemm):
+    """Both are one chain of fused multiply-adds per block of k, and their blocks of k are equal."""
+    for m, n, k in SHAPES:
+        a, b = nk.golden("gemm", m=m, n=n, k=k, seed=3).inputs
+        for left, right in ((a, b), (np.asfortranarray(a), np.asfortranarray(b))):
+            assert np.array_equal(sgemm(left, right, threads=2), nk.gemm(a, b, variant="c-avx2")), (m, n, k)
