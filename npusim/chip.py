@@ -436,6 +436,10 @@ def find_chip(name_or_path: str | os.PathLike[str]) -> Chip:
     text = str(name_or_path)
     if text.endswith((".yaml", ".yml")):
         return read_chip(text)
+    if text.endswith(".cfg"):
+        from npusim.importers.scalesim import import_scalesim_config  # it needs the types of this module
+
+        return import_scalesim_config(text)
     name = text.lower()
     if name not in chip_names():  # only then is the index of aliases worth reading every file
         found = _index().get(name)

@@ -34,7 +34,8 @@ _CONSTRUCTORS: dict[str, Callable[..., Op]] = {
 _FLAGS = {"0": False, "1": True, "false": False, "true": True}
 GRAMMAR = (
     "MODEL:prefill[,b=,prompt=,w=,a=,kv=,tp=], MODEL:decode[,b=,ctx=,w=,a=,kv=,tp=], "
-    "or an operator such as gemm:m=4096,n=4096,k=4096,a=bf16,b=bf16,out=bf16"
+    "an operator such as gemm:m=4096,n=4096,k=4096,a=bf16,b=bf16,out=bf16, "
+    "or a file: NET.onnx[:DIM=,...,w=,a=], TOPOLOGY.csv[:rounding=]"
 )
 
 
@@ -44,6 +45,9 @@ def parse_workload(text: str) -> Workload:
     Raises:
         InputError: unknown model, operator, key or value; each names what is allowed.
     """
+    imported = re.fullmatch(r"(.*\.(?:onnx|csv))(?::(.*))?", text, re.IGNORECASE | re.DOTALL)
+    if imported:
+        return _import(imported[1], imported[2] or "")
     head, colon, tail = text.rpartition(":")
     if not colon:
         raise InputError(Problem(f"{text!r} is not a workload"[:160], "WORKLOAD", allowed=GRAMMAR))
@@ -83,6 +87,25 @@ def _argument(key: str, text: str, kind: str, annotation: str) -> Any:
             raise InputError(Problem(f"{text!r} is not a flag"[:120], f"{kind}.{key}", allowed="0 or 1"))
         return _FLAGS[text]
     return _value(text)
+
+
+def _import(path: str, rest: str) -> Workload:
+    """A file of another tool: an ONNX graph with its symbolic dimensions, or a SCALE-Sim topology."""
+    pairs = _pairs(rest, path)
+    if path.lower().endswith(".csv"):
+        from npusim.importers.scalesim import import_scalesim_topology
+
+        for key in set(pairs) - {"rounding"}:
+            raise unknown_name("key of a topology", key, ["rounding"], path)
+        return import_scalesim_topology(path, **pairs)
+    from npusim.importers.onnx_graph import import_onnx
+
+    formats = {_FORMAT_KEYS[key]: pairs.pop(key) for key in ("w", "a", "weights", "activations") if key in pairs}
+    sizes = {key: _value(value) for key, value in pairs.items()}
+    for key, value in sizes.items():
+        if not isinstance(value, int):
+            raise InputError(Problem(f"{value!r} is not a size"[:120], f"{path}: {key}", allowed="an integer"))
+    return import_onnx(path, dims=sizes, **formats)
 
 
 def _model_step(model: str, phase: str, rest: str) -> Workload:

@@ -10,7 +10,8 @@ from npusim.units import show
 
 def render(cost: Cost) -> str:
     """Renders a Cost with scalar dimensions as text."""
-    info = ", ".join(f"{key} {value}" for key, value in cost.workload.info.items() if key not in ("model", "phase"))
+    shown = {key: value for key, value in cost.workload.info.items() if isinstance(value, (int, str))}
+    info = ", ".join(f"{key} {value}" for key, value in shown.items() if key not in ("model", "phase"))
     title = f"{cost.workload.name} on {cost.chip.title} ({cost.chip.name})" + (
         f" x {cost.chips}" if cost.chips > 1 else ""
     )
@@ -27,7 +28,14 @@ def render(cost: Cost) -> str:
     if energy is not None and cost.time_s > 0:
         lines.append(f"energy {show(energy, 'J')}, {show(energy / cost.time_s, 'W')} on average, all chips")
     lines += ["", *_operators(cost), "", "Notes"]
-    return "\n".join([*lines, *(f"- {note}" for note in chip_notes(cost.chip))])
+    return "\n".join([*lines, *(f"- {note}" for note in [*chip_notes(cost.chip), *workload_notes(cost)])])
+
+
+def workload_notes(cost: Cost) -> list[str]:
+    """What an imported workload holds that is not priced."""
+    unpriced = cost.workload.info.get("unpriced") or {}
+    listed = [f"{entry['count']} x {name} ({entry['reason']})" for name, entry in unpriced.items()]
+    return [f"not priced: {'; '.join(listed)}."] if listed else []
 
 
 def _operators(cost: Cost) -> list[str]:

@@ -13,7 +13,7 @@ from npusim import __version__
 from npusim.report.text import columns
 
 CORE = ("numpy", "pydantic", "PyYAML", "cffi", "click")
-EXTRAS = {"report": ("XlsxWriter",), "dev": ("pytest", "hypothesis", "mypy", "ruff", "playwright")}
+EXTRAS = {"report": ("XlsxWriter",), "onnx": ("onnx",), "dev": ("pytest", "hypothesis", "mypy", "ruff", "playwright")}
 
 
 def examine(kernels: dict[str, Any]) -> dict[str, Any]:
