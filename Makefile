@@ -46,4 +46,4 @@ prerequisites:
 	       echo '  sudo apt-get install -y python3-venv python3-dev gcc make'; exit 1; }
 
 clean:
-	rm -rf $(VENV) build out *.egg-info kernels/npukernels/*.so
+	rm -rf $(VENV) build out *.egg-info kernels/npukernels/*.so npusim/*.so

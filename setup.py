@@ -3,6 +3,6 @@
 from setuptools import setup
 
 setup(
-    cffi_modules=["csrc/build_native.py:ffibuilder"],
+    cffi_modules=["csrc/build_native.py:ffibuilder", "csrc/build_sim.py:ffibuilder"],
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )

@@ -37,6 +37,7 @@ _HOME = {
     "Cost": "cost",
     "systolic_cycles": "cost.systolic",
     "estimate": "cost",
+    "explain": "explanation",
     "KPerf": "kperf_suite",
     "kperf": "kperf_suite",
     "load_suite": "kperf_suite",
@@ -67,6 +68,7 @@ __all__ = [
     "embedding",
     "estimate",
     "experts",
+    "explain",
     "gemm",
     "kperf",
     "load_chip",
@@ -83,6 +85,7 @@ if TYPE_CHECKING:
     from npusim.cost import Cost, estimate
     from npusim.cost.systolic import systolic_cycles
     from npusim.errors import DoesNotFit, Finding, InputError, NpuError, Unavailable
+    from npusim.explanation import explain
     from npusim.kperf_suite import KPerf, kperf, load_suite
     from npusim.llm import decode, prefill
     from npusim.models import Model, load_model

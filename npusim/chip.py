@@ -237,7 +237,7 @@ class Chip(Spec):
         Raises:
             InputError: unknown path (with the closest known one) or a value out of range.
         """
-        data = self.model_dump(exclude_none=True)
+        data = self.model_dump(exclude_none=True, exclude_unset=True)
         data.pop("declared", None)
         for path, value in changes.items():
             _set(data, str(path), value, self)
@@ -283,13 +283,16 @@ def _flatten(data: object, path: tuple[str, ...], flat: dict[str, object]) -> No
 
 def _set(data: dict[str, Any], path: str, value: object, chip: Chip) -> None:
     *parents, last = path.split(".")
+    figures = chip.paths()
+    below_a_figure = any(".".join(parents[:end]) in figures for end in range(1, len(parents) + 1))
     node: Any = data
     for key in parents:
         # An empty sub-mapping may be created (power.tdp of a chip that states none); validation
         # below still refuses keys the schema does not know.
         node = node.setdefault(key, {}) if isinstance(node, dict) else None
-    if not isinstance(node, dict) or [*parents, last][0] not in _FIGURES | {"clock"} or value is None:
-        raise unknown_name("chip figure", path, chip.paths())
+    known = [*parents, last][0] in _FIGURES | {"clock"} and not below_a_figure
+    if not known or not isinstance(node, dict) or value is None:
+        raise unknown_name("chip figure", path, figures)
     node[last] = _number_or_text(value) if isinstance(value, str) else value
 
 
@@ -322,7 +325,7 @@ def _number_or_text(text: str) -> object:
 # -- reading files -----------------------------------------------------------------------------------
 
 
-def _unwrap(document: yamlio.Document) -> tuple[Any, dict[yamlio.Keys, Provenance]]:
+def unwrap(document: yamlio.Document) -> tuple[Any, dict[yamlio.Keys, Provenance]]:
     """Replaces ``{value: ..., source: ...}`` wrappers by their values and collects provenance."""
     found: dict[yamlio.Keys, Provenance] = {}
     problems: list[Problem] = []
@@ -373,7 +376,7 @@ def read_chip(path: str | os.PathLike[str]) -> Chip:
         InputError: every problem of the file, each as ``file:line:col: path: message``.
     """
     document = yamlio.load_yaml(path)
-    data, provenance = _unwrap(document)
+    data, provenance = unwrap(document)
     chip = yamlio.validate(Chip, data, document, FILE)
     problems = _check_declared(chip, document)
     if problems:

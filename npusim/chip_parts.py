@@ -93,6 +93,7 @@ class Matrix(Spec):
     cols: Count | None = None  # systolic: width of one array
     arrays: Count = 1  # systolic: arrays per core
     dataflow: Literal["os", "ws", "is"] = "ws"
+    overlap: bool = True  # systolic: the next fold fills while the current one drains
     lanes: Count | None = None  # dot: dot-product units per core
     width: Count | None = None  # dot: MACs of one unit per cycle at the widest listed format
     shape: tuple[Count, Count, Count] | None = None  # tensorcore: m, n, k of one instruction

@@ -130,6 +130,7 @@ def _tp(text: str | None) -> int | None:
     "--precision", "precisions", multiple=True, metavar="NAME", help="Precision instead of the suite's; repeatable."
 )
 @click.option("--tp", metavar="N|auto", default="auto", show_default=True, help="Tensor-parallel chips.")
+@click.option("--fidelity", default="roofline", show_default=True, help="Cost model: roofline or tile.")
 @click.option("--out", metavar="DIR", help="Also write kperf.xlsx, kperf.html, kperf.csv and kperf.json there.")
 @click.option("--all", "full", is_flag=True, help="Print every row instead of the representative ones.")
 @set_option
@@ -140,6 +141,7 @@ def kperf(
     suite: str,
     precisions: tuple[str, ...],
     tp: str,
+    fidelity: str,
     out: str | None,
     full: bool,
     overrides: tuple[str, ...],
@@ -154,7 +156,9 @@ def kperf(
     nets = [load_model(name) for name in models or chosen.models]
     names = precisions or chosen.precisions
     with _progress(len(loaded) * len(nets) * len(names), "pricing") as step:
-        result = kperf_suite.kperf(loaded, suite=chosen, models=nets, precisions=names, tp=_tp(tp), progress=step)
+        result = kperf_suite.kperf(
+            loaded, suite=chosen, models=nets, precisions=names, tp=_tp(tp), fidelity=fidelity, progress=step
+        )
     written = _write(result, out)
     if as_json:
         _print_json(result.to_dict())
@@ -213,7 +217,7 @@ def _colour() -> bool:
 @click.argument("chip")
 @click.argument("workload")
 @click.option("--tp", metavar="N", help="Tensor-parallel chips of a model step (overrides tp= in WORKLOAD).")
-@click.option("--fidelity", default="roofline", show_default=True, help="Cost model.")
+@click.option("--fidelity", default="roofline", show_default=True, help="Cost model: roofline or tile.")
 @set_option
 @json_option
 def estimate(
@@ -256,8 +260,33 @@ def _cost_dict(cost: Cost) -> dict[str, Any]:
         "dram_bytes": float(cost.dram_bytes),
         "energy_j": None if cost.energy_j is None else float(cost.energy_j),
         "ops": cost.table(),
-        "notes": chip_notes(cost.chip),
+        "notes": chip_notes(cost.chip, cost.fidelity),
     }
+
+
+@cli.command()
+@click.argument("chip")
+@click.argument("workload")
+@click.argument("op", required=False)
+@click.option("--tp", metavar="N", help="Tensor-parallel chips of a model step (overrides tp= in WORKLOAD).")
+@click.option("--fidelity", default="tile", show_default=True, help="Cost model: roofline or tile.")
+@set_option
+@json_option
+def explain(
+    chip: str, workload: str, op: str | None, tp: str | None, fidelity: str, overrides: tuple[str, ...], as_json: bool
+) -> None:
+    """Why OP of WORKLOAD takes what it takes on CHIP, and which single figure of the chip would help most.
+
+    Without OP, the operator that takes longest. WORKLOAD as for estimate.
+    """
+    from npusim.cost import as_workload
+    from npusim.explanation import explain as ask
+    from npusim.grammar import parse_workload
+    from npusim.report import explained
+
+    work = as_workload(parse_workload(workload), _tp(tp))
+    found = ask(work, _chip(chip, overrides), op, fidelity)
+    _print_json(explained.to_dict(found)) if as_json else click.echo(explained.render(found))
 
 
 # -- catalog and lint ----------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator
 
 from npusim import parallel, units, yamlio
 from npusim.chip import Chip, load_chip
-from npusim.cost import Cost, energy, estimate
+from npusim.cost import FIDELITIES, Cost, energy, estimate
 from npusim.errors import DoesNotFit, InputError, Problem, unknown_name
 from npusim.llm import Precision, decode, precision, prefill
 from npusim.models import Model, load_model
@@ -223,6 +223,8 @@ def kperf(
     chosen = suite if isinstance(suite, Suite) else load_suite(suite)
     if tp is not None:
         tp = int(dim("tp", tp))
+    if fidelity not in FIDELITIES:
+        raise unknown_name("fidelity", fidelity, FIDELITIES)
     chips = tuple(c.require() if isinstance(c, Chip) else load_chip(c) for c in _each(chip, Chip))
     nets = [m if isinstance(m, Model) else load_model(m) for m in _each(models, Model) or chosen.models]
     formats = {name: precision(name) for name in _each(precisions, str) or chosen.precisions}
@@ -230,7 +232,7 @@ def kperf(
     notes: dict[str, None] = dict.fromkeys(chosen.assumptions)
     costs: dict[tuple[str, str, str], tuple[Cost, Cost]] = {}
     for label, one in zip(chip_labels(chips), chips, strict=True):
-        notes.update(dict.fromkeys(chip_notes(one)))
+        notes.update(dict.fromkeys(chip_notes(one, fidelity)))
         for model in nets:
             if not model.causal:
                 raise InputError(Problem(f"'{model.name}' is an encoder: it has no decode step", "model"))
@@ -243,6 +245,19 @@ def kperf(
                 if progress:
                     progress(f"{one.name} {model.name} {name}")
     return KPerf(chosen, chips, tuple(rows), fidelity, tuple(notes), costs)
+
+
+def _dram_note(chip: Chip) -> str:
+    from npusim.cost.tile import stream_efficiency  # it loads the compiled models
+
+    share = stream_efficiency(chip)
+    return "main memory at its peak rate" if share is None else f"main memory streams at {share:.0%} of its pin rate"
+
+
+_CAVEATS = {
+    "roofline": "uncalibrated roofline bounds: no launch overhead, latency or imperfect overlap.",
+    "tile": "uncalibrated tile model: best mapping of its menu, overheads as the chip file states, {dram}.",
+}
 
 
 def _each(value: Any, kind: type) -> tuple[Any, ...]:
@@ -263,7 +278,7 @@ def chip_labels(chips: Sequence[Chip]) -> list[str]:
     return labels
 
 
-def chip_notes(chip: Chip) -> list[str]:
+def chip_notes(chip: Chip, fidelity: str = "roofline") -> list[str]:
     """What a reader of this chip's figures must know: assumed figures, overrides, what is not modelled."""
     notes = []
     assumed = [path for path in chip.assumptions() if path not in chip.overrides]
@@ -289,7 +304,7 @@ def chip_notes(chip: Chip) -> list[str]:
             f"{chip.name}: power by the simple model: {constants.static_w:.0f} W static while working, "
             "the rest per FLOP and byte."
         )
-    notes.append(f"{chip.name}: uncalibrated roofline bounds: no launch overhead, latency or imperfect overlap.")
+    notes.append(f"{chip.name}: {_CAVEATS[fidelity].format(dram=_dram_note(chip) if fidelity == 'tile' else '')}")
     return notes
 
 

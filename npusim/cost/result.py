@@ -15,7 +15,7 @@ from npusim.errors import InputError, Problem, unknown_name
 from npusim.ops import Dim
 from npusim.workload import Op, Workload
 
-FIDELITIES = ("roofline",)
+FIDELITIES = ("roofline", "tile")
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ class Cost:
         ops: per-operator costs.
         time_s: seconds of the step.
         lower_bound_s: seconds no schedule of these operators on this chip can beat.
+        host_s: host time per step, part of ``time_s``.
     """
 
     workload: Workload
@@ -69,6 +70,7 @@ class Cost:
     ops: tuple[OpCost, ...]
     time_s: Dim
     lower_bound_s: Dim
+    host_s: float = 0.0
 
     @property
     def chips(self) -> int:
@@ -78,7 +80,7 @@ class Cost:
     @cached_property
     def bound_seconds(self) -> dict[str, Dim]:
         """Seconds spent in operators bound by each resource; they add up to ``time_s``."""
-        shares: dict[str, Dim] = {}
+        shares: dict[str, Dim] = {"host": np.float64(self.host_s)} if self.host_s else {}
         for cost in self.ops:
             slowest = np.asarray(cost.bound)
             for resource in cost.seconds:
@@ -150,7 +152,7 @@ def estimate(work: Workload | Op, chip: Chip, fidelity: str = "roofline", tp: in
     Args:
         work: a Workload (as ``prefill`` and ``decode`` make) or a single Op.
         chip: the hardware.
-        fidelity: ``"roofline"`` (others follow).
+        fidelity: ``"roofline"`` or ``"tile"``.
         tp: tensor-parallel chips; rebuilds a model step for that many (default: as the step was built).
 
     Raises:
@@ -160,40 +162,40 @@ def estimate(work: Workload | Op, chip: Chip, fidelity: str = "roofline", tp: in
     if fidelity not in FIDELITIES:
         raise unknown_name("fidelity", fidelity, FIDELITIES)
     chip.require(fidelity)
-    workload = _as_workload(work, tp)
+    workload = as_workload(work, tp)
     works = [roofline.work(op, chip) for op in workload.ops]
     constants = energy.energies(chip)
-    costs = []
-    for op, item in zip(workload.ops, works, strict=True):
-        one_s = reduce(np.maximum, item.seconds.values(), np.float64(0.0))
-        joules = None
-        if constants is not None:
-            joules = op.count * constants.op_j(item.rate, item.flops, item.dram_bytes, item.link_bytes)
-        costs.append(
-            OpCost(
-                op,
-                op.count,
-                {name: op.count * s for name, s in item.seconds.items()},
-                op.count * one_s,
-                op.count * item.flops,
-                item.rate,
-                op.count * item.dram_bytes,
-                op.count * item.link_bytes,
-                joules,
-            )
-        )
-    total = sum(cost.time_s for cost in costs)
-    return Cost(
-        workload,
-        chip,
-        fidelity,
-        tuple(costs),
-        total if np.ndim(total) else float(total),
-        roofline.lower_bound(workload, works),
-    )
+    costs = tuple(_op_cost(op, item, chip, fidelity, constants) for op, item in zip(workload.ops, works, strict=True))
+    host_s = (chip.overheads.step_s or 0.0) if fidelity != "roofline" and workload.recipe is not None else 0.0
+    total = sum(cost.time_s for cost in costs) + host_s
+    bound = roofline.lower_bound(workload, works)
+    return Cost(workload, chip, fidelity, costs, total if np.ndim(total) else float(total), bound, host_s)
 
 
-def _as_workload(work: Workload | Op, tp: int | None) -> Workload:
+def _op_cost(op: Op, work: roofline.Work, chip: Chip, fidelity: str, constants: energy.Energies | None) -> OpCost:
+    """All runs of one operator together."""
+    seconds, moved = dict(work.seconds), work.dram_bytes
+    time_s: Dim = reduce(np.maximum, seconds.values(), np.float64(0.0))
+    if fidelity == "tile":
+        from npusim.cost import tile  # it loads the compiled search
+
+        priced = tile.price(op, chip, work)
+        busiest = reduce(np.maximum, priced.seconds.values(), np.float64(0.0))
+        time_s, moved = priced.time_s, priced.dram_bytes
+        # What no resource is busy with: set-up, launch, pipeline fill and drain.
+        seconds = {**priced.seconds, "overhead": np.maximum(time_s - busiest, 0.0)}
+    joules = None
+    if constants is not None:
+        joules = op.count * constants.op_j(work.rate, work.flops, moved, work.link_bytes)
+    n = op.count
+    return OpCost(
+        op, n, {name: n * s for name, s in seconds.items()}, n * time_s, n * work.flops, work.rate, n * moved,
+        n * work.link_bytes, joules,
+    )  # fmt: skip
+
+
+def as_workload(work: Workload | Op, tp: int | None = None) -> Workload:
+    """One chip's share of ``work`` on ``tp`` chips (None: as built). Raises InputError when it cannot be split."""
     if isinstance(work, Op):
         work = Workload(work.name, (work,))
     if tp is None or tp == work.chips:

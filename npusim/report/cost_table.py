@@ -28,7 +28,9 @@ def render(cost: Cost) -> str:
     if energy is not None and cost.time_s > 0:
         lines.append(f"energy {show(energy, 'J')}, {show(energy / cost.time_s, 'W')} on average, all chips")
     lines += ["", *_operators(cost), "", "Notes"]
-    return "\n".join([*lines, *(f"- {note}" for note in [*chip_notes(cost.chip), *workload_notes(cost)])])
+    return "\n".join(
+        [*lines, *(f"- {note}" for note in [*chip_notes(cost.chip, cost.fidelity), *workload_notes(cost)])]
+    )
 
 
 def workload_notes(cost: Cost) -> list[str]:

@@ -28,6 +28,7 @@ LAYERS = {
     "parallel": 2,
     "cost": 3,
     "kperf_suite": 4,
+    "explanation": 4,
     "report": 5,
     "cli": 6,
     "grammar": 6,

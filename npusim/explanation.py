@@ -1,0 +1,149 @@
+"""Why a step takes what it takes, and which single figure of the chip would help most."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from npusim.chip import Chip
+from npusim.cost import Cost, OpCost, estimate, roofline, tile
+from npusim.errors import InputError, NpuError, Problem, unknown_name
+from npusim.workload import Op, Workload
+
+STEP = 1.25  # a figure is made better by a quarter
+# Figures worth turning: rates and sizes grow, times shrink. Levels are added by name.
+_KNOBS = ("cores", "clock", "memory.bandwidth", "link.bandwidth", "core.vector.lanes")
+_TIMES = ("dma.setup", "overheads.launch", "overheads.step", "link.latency")
+_LEVEL_KNOBS = ("capacity", "bandwidth", "bytes_per_cycle")
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What one figure, better by a quarter, does to the time.
+
+    Args:
+        path: the figure.
+        before: its value, SI.
+        after: the better value.
+        speedup: time before / time after.
+    """
+
+    path: str
+    before: float
+    after: float
+    speedup: float
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why an operator of a workload takes what it takes.
+
+    Args:
+        cost: the priced workload.
+        op: the operator looked at (all its runs).
+        bound_s: its roofline seconds.
+        compute_utilisation: matrix FLOPs / (peak × time the busiest core's engine works); None without FLOPs.
+        tile_utilisation: share of that an interior tile reaches (array edges, fill and drain).
+        edge_utilisation: share left by tiles that hang over the edges of the output.
+        wave_utilisation: share left by cores that are idle in the last wave.
+        mapping: the mapping of a matrix operator at tile fidelity.
+        reread: main-memory bytes / the bytes that must pass once.
+        overhead_s: seconds in which no resource is busy.
+        step_sensitivities: for the whole workload, best first.
+        op_sensitivities: for the operator alone, best first.
+    """
+
+    cost: Cost
+    op: OpCost
+    bound_s: float
+    compute_utilisation: float | None
+    tile_utilisation: float | None
+    edge_utilisation: float | None
+    wave_utilisation: float | None
+    mapping: tile.GemmMapping | None
+    reread: float
+    overhead_s: float
+    step_sensitivities: tuple[Sensitivity, ...]
+    op_sensitivities: tuple[Sensitivity, ...]
+
+
+def explain(work: Workload | Op, chip: Chip, op: str | None = None, fidelity: str = "tile") -> Explanation:
+    """Explains one operator of a workload, by default the one that takes longest.
+
+    Args:
+        work: a workload or operator with scalar dimensions.
+        chip: the hardware.
+        op: name of the operator (``layers.ffn.up``).
+        fidelity: cost model.
+
+    Raises:
+        InputError: unknown operator, or array dimensions.
+    """
+    cost = estimate(work, chip, fidelity)
+    if getattr(cost.time_s, "ndim", 0):
+        raise InputError(Problem("an explanation needs scalar dimensions", hint="explain one shape at a time"))
+    names = [item.op.name for item in cost.ops]
+    if op is not None and op not in names:
+        raise unknown_name("operator of the workload", op, names, "OP")
+    wanted = max(cost.ops, key=lambda item: float(item.time_s)) if op is None else cost.ops[names.index(op)]
+    base = roofline.work(wanted.op, chip)
+    found = tile.chosen(wanted.op, chip, base) if fidelity == "tile" else None
+    compulsory = float(base.dram_bytes) * wanted.count
+    shares = _shares(wanted, chip, found)
+    return Explanation(
+        cost=cost,
+        op=wanted,
+        bound_s=wanted.count * max(float(s) for s in base.seconds.values()),
+        compute_utilisation=shares[0],
+        tile_utilisation=shares[1],
+        edge_utilisation=shares[2],
+        wave_utilisation=shares[3],
+        mapping=found.mapping if found else None,
+        reread=float(wanted.dram_bytes) / compulsory if compulsory else 1.0,
+        overhead_s=float(wanted.seconds.get("overhead", 0.0)),
+        step_sensitivities=sensitivities(cost.workload, chip, fidelity),
+        op_sensitivities=sensitivities(Workload(wanted.op.name, (wanted.op,)), chip, fidelity),
+    )
+
+
+def _shares(item: OpCost, chip: Chip, found: tile.GemmTime | None) -> tuple[float | None, ...]:
+    """Compute utilisation and, for a mapped GEMM, its factors: interior tile, output edges, waves."""
+    if not item.rate or not float(item.flops):
+        return None, None, None, None
+    whole = float(item.flops) / (chip.peaks_flops_per_s[item.rate] * float(item.seconds["matrix"]))
+    if found is None or chip.cores is None:
+        return whole, None, None, None
+    t, shape = found.mapping, tile.gemm_shape(item.op)
+    groups, m, n, _ = (float(size) for size in shape)
+    unit = tile.engine(chip, item.op.matrix_format)
+    cycles = tile.tile_cycles(chip, item.op.matrix_format, t.tm, t.tn, t.tk)
+    inside = t.tm * t.tn * t.tk / (cycles * unit.macs)
+    rows, cols = -(-m // t.tm), -(-n // t.tn)
+    edges = m * n / (rows * t.tm * cols * t.tn)
+    waves = groups * rows * cols * t.split / (found.waves * chip.cores)
+    return whole, inside, edges, waves
+
+
+def sensitivities(work: Workload, chip: Chip, fidelity: str = "tile") -> tuple[Sensitivity, ...]:
+    """Speedup of ``work`` for each figure of ``chip`` made better by a quarter, best first.
+
+    Rates and sizes grow by 25 %, times shrink by as much; figures the chip file does not state are left out.
+    """
+    stated = chip.paths()
+    paths = [path for path in (*_KNOBS, *_TIMES) if path in stated]
+    paths += [
+        f"levels.{name}.{knob}" for name in chip.levels for knob in _LEVEL_KNOBS if f"levels.{name}.{knob}" in stated
+    ]
+    before = float(estimate(work, chip, fidelity).time_s)
+    found = []
+    for path in paths:
+        value = float(str(stated[path]))
+        better = value / STEP if path in _TIMES else value * STEP
+        changed: object = round(better) if path in ("cores", "core.vector.lanes") else better
+        if not value or changed == value:
+            continue
+        try:
+            after = float(estimate(work, chip.replace({path: changed}), fidelity).time_s)
+        except NpuError:  # a figure that another one contradicts when it moves alone
+            continue
+        found.append(Sensitivity(path, value, float(str(changed)), before / after if after else 1.0))
+    return tuple(sorted(found, key=lambda s: (-s.speedup, s.path)))
