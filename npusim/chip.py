@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, PrivateAttr, model_validator
 
@@ -40,7 +40,7 @@ from npusim.chip_parts import (
     Process,
     Spec,
 )
-from npusim.errors import InputError, Problem, Unavailable, unknown_name
+from npusim.errors import InputError, Problem, Unavailable, did_you_mean, unknown_name
 
 __all__ = [
     "STATUSES",
@@ -325,8 +325,11 @@ def _number_or_text(text: str) -> object:
 # -- reading files -----------------------------------------------------------------------------------
 
 
-def unwrap(document: yamlio.Document) -> tuple[Any, dict[yamlio.Keys, Provenance]]:
-    """Replaces ``{value: ..., source: ...}`` wrappers by their values and collects provenance."""
+Wrapped = tuple[Any, dict[yamlio.Keys, Provenance], list[Problem]]
+
+
+def _unwrap(document: yamlio.Document) -> Wrapped:
+    """Replaces ``{value: ..., source: ...}`` wrappers by their values; collects provenance and its problems."""
     found: dict[yamlio.Keys, Provenance] = {}
     problems: list[Problem] = []
     sources = document.data.get("sources") if isinstance(document.data, dict) else None
@@ -343,14 +346,24 @@ def unwrap(document: yamlio.Document) -> tuple[Any, dict[yamlio.Keys, Provenance
         return value
 
     def _provenance(figure: dict[str, Any], path: yamlio.Keys) -> Provenance:
-        for key in set(figure) - {"value", "source", "status", "note"}:
+        for key in [key for key in figure if key not in _FIGURE_KEYS]:
             problems.append(
-                document.problem((*path, key), f"unknown key '{key}' of a figure", "known: value, source, status, note")
+                document.problem(
+                    (*path, key),
+                    f"unknown key '{key}' of a figure"[:120],
+                    f"known: {', '.join(_FIGURE_KEYS)}",
+                    did_you_mean(str(key), _FIGURE_KEYS),
+                )
             )
         source, status = figure.get("source", "this file"), figure.get("status", "assumed")
         if status not in STATUSES:
             problems.append(
-                document.problem((*path, "status"), f"unknown status {status!r}", f"known: {', '.join(STATUSES)}")
+                document.problem(
+                    (*path, "status"),
+                    f"unknown status {status!r}"[:120],
+                    f"known: {', '.join(STATUSES)}",
+                    did_you_mean(str(status), STATUSES),
+                )
             )
         for key in str(source).split(", "):
             if source != "this file" and key not in known:
@@ -359,14 +372,42 @@ def unwrap(document: yamlio.Document) -> tuple[Any, dict[yamlio.Keys, Provenance
                         (*path, "source"),
                         f"source '{key}' is not in 'sources'"[:120],
                         f"known: {', '.join(sorted(known))}",
+                        did_you_mean(key, known),
                     )
                 )
         return Provenance(str(source), str(status), str(figure.get("note", "")))
 
-    data = visit(document.data, ())
-    if problems:
-        raise InputError(problems)
-    return data, found
+    return visit(document.data, ()), found, problems
+
+
+_FIGURE_KEYS = ("value", "source", "status", "note")
+T = TypeVar("T", bound=Spec)
+
+
+def read_described(
+    model: type[T], document: yamlio.Document, check: Callable[[T], list[Problem]] = lambda made: []
+) -> tuple[T, dict[yamlio.Keys, Provenance]]:
+    """Validates a document whose figures carry provenance; all its problems are raised together, by line.
+
+    Args:
+        model: what the document describes.
+        document: the file.
+        check: further problems of what was made.
+
+    Raises:
+        InputError: every problem of provenance, schema and ``check``.
+    """
+    data, provenance, problems = _unwrap(document)
+    made: T | None = None
+    try:
+        made = yamlio.validate(model, data, document, FILE)
+    except InputError as error:
+        problems += error.problems
+    if made is not None:
+        problems += check(made)
+    if made is None or problems:
+        raise InputError(sorted(problems, key=lambda problem: (problem.line, problem.col)))
+    return made, provenance
 
 
 def read_chip(path: str | os.PathLike[str]) -> Chip:
@@ -376,11 +417,7 @@ def read_chip(path: str | os.PathLike[str]) -> Chip:
         InputError: every problem of the file, each as ``file:line:col: path: message``.
     """
     document = yamlio.load_yaml(path)
-    data, provenance = unwrap(document)
-    chip = yamlio.validate(Chip, data, document, FILE)
-    problems = _check_declared(chip, document)
-    if problems:
-        raise InputError(problems)
+    chip, provenance = read_described(Chip, document, lambda made: _check_declared(made, document))
     chip._provenance.update(provenance)
     return chip
 

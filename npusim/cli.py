@@ -159,26 +159,29 @@ def kperf(
         result = kperf_suite.kperf(
             loaded, suite=chosen, models=nets, precisions=names, tp=_tp(tp), fidelity=fidelity, progress=step
         )
-    written = _write(result, out)
     if as_json:
         _print_json(result.to_dict())
     else:
         from npusim.report import table
 
         click.echo(table.render(result, width=_width(), full=full, color=_colour()))
-        for path in written:
-            click.echo(f"wrote {path}")
+    if out is not None:  # after the table, which a full disk must not cost
+        for path in _write(result, out):
+            click.echo(f"wrote {path}", err=as_json)
     result.require_any()
 
 
-def _write(result: KPerf, out: str | None) -> list[Path]:
-    if out is None:
-        return []
+def _write(result: KPerf, out: str) -> list[Path]:
+    import importlib.util
+
     from npusim.report import files
 
-    formats = ("xlsx", "html", "csv", "json")
+    formats = ["xlsx", "html", "csv", "json"]
+    if importlib.util.find_spec("xlsxwriter") is None:
+        formats.remove("xlsx")
+        click.echo("kperf.xlsx is not written: it needs XlsxWriter (pip install XlsxWriter)", err=True)
     with _progress(1, "writing reports") as step:
-        written = files.write_reports(result, out, formats)
+        written = files.write_reports(result, out, tuple(formats))
         step("")
     return written
 
@@ -244,6 +247,7 @@ def estimate(
 
 def _cost_dict(cost: Cost) -> dict[str, Any]:
     from npusim.kperf_suite import chip_notes
+    from npusim.report.cost_table import workload_notes
 
     return {
         "chip": cost.chip.name,
@@ -260,7 +264,7 @@ def _cost_dict(cost: Cost) -> dict[str, Any]:
         "dram_bytes": float(cost.dram_bytes),
         "energy_j": None if cost.energy_j is None else float(cost.energy_j),
         "ops": cost.table(),
-        "notes": chip_notes(cost.chip, cost.fidelity),
+        "notes": [*chip_notes(cost.chip, cost.fidelity), *workload_notes(cost)],
     }
 
 

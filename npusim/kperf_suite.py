@@ -18,8 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator
 
 from npusim import parallel, units, yamlio
 from npusim.chip import Chip, load_chip
-from npusim.cost import FIDELITIES, Cost, energy, estimate
-from npusim.errors import DoesNotFit, InputError, Problem, unknown_name
+from npusim.cost import FIDELITIES, Cost, as_workload, energy, estimate
+from npusim.errors import DoesNotFit, InputError, Problem, Unavailable, unknown_name
 from npusim.llm import Precision, decode, precision, prefill
 from npusim.models import Model, load_model
 from npusim.workload import dim
@@ -121,6 +121,10 @@ class KPerf:
             closest = min(self.rows, key=lambda row: float(row["short_bytes"]), default=None)
             if closest is None:
                 raise InputError(Problem("nothing was asked: no chip, model or precision", "kperf"))
+            if not closest["short_bytes"]:
+                raise Unavailable(
+                    Problem(f"no row of suite '{self.suite.name}' can run: {closest['note']}", "precision")
+                )
             raise DoesNotFit(
                 f"no row of suite '{self.suite.name}' fits; the closest is {closest['model']} {closest['precision']} "
                 f"on {closest['tp']} x {closest['chip']}, short by {units.show(closest['short_bytes'], 'B')} per chip",
@@ -226,7 +230,7 @@ def kperf(
     if fidelity not in FIDELITIES:
         raise unknown_name("fidelity", fidelity, FIDELITIES)
     chips = tuple(c.require() if isinstance(c, Chip) else load_chip(c) for c in _each(chip, Chip))
-    nets = [m if isinstance(m, Model) else load_model(m) for m in _each(models, Model) or chosen.models]
+    nets = [m if isinstance(m, Model) else load_model(m) for m in dict.fromkeys(_each(models, Model) or chosen.models)]
     formats = {name: precision(name) for name in _each(precisions, str) or chosen.precisions}
     rows: list[dict[str, Any]] = []
     notes: dict[str, None] = dict.fromkeys(chosen.assumptions)
@@ -260,6 +264,20 @@ _CAVEATS = {
 }
 
 
+def fit_note(cost: Cost) -> str:
+    """Whether the sequences of a model step fit the chip's memory; empty when they do or nothing is known."""
+    info, model = cost.workload.info, cost.workload.model
+    if model is None or np.ndim(cost.time_s):
+        return ""
+    fmt = Precision(info["weights"], info["activations"], info["kv"])
+    tokens = info.get("context") or info.get("prompt") or 1
+    need = parallel.footprint(model, fmt, sequences=info["batch"], tokens=tokens, tp=cost.chips).total_bytes
+    usable = parallel.usable_bytes(cost.chip)
+    if need <= usable:
+        return ""
+    return f"does not fit: needs {units.show(float(need), 'B')} per chip, usable {units.show(usable, 'B')}."
+
+
 def _each(value: Any, kind: type) -> tuple[Any, ...]:
     """One thing or several as a tuple; names and paths count as one."""
     return (value,) if isinstance(value, (kind, str, os.PathLike)) else tuple(value)
@@ -278,16 +296,20 @@ def chip_labels(chips: Sequence[Chip]) -> list[str]:
     return labels
 
 
+def assumed_note(chip: Chip) -> str:
+    """Which figures of a chip are assumed, in a sentence; empty when none is."""
+    assumed = [path for path in chip.assumptions() if path not in chip.overrides]
+    if assumed and chip.category == "design":
+        return "a reference design of this project, not a product; every figure is a design choice."
+    return f"assumed figures: {', '.join(assumed)}." if assumed else ""
+
+
 def chip_notes(chip: Chip, fidelity: str = "roofline") -> list[str]:
     """What a reader of this chip's figures must know: assumed figures, overrides, what is not modelled."""
     notes = []
-    assumed = [path for path in chip.assumptions() if path not in chip.overrides]
-    if assumed and chip.category == "design":
-        notes.append(
-            f"{chip.name}: a reference design of this project, not a product; every figure is a design choice."
-        )
-    elif assumed:
-        notes.append(f"{chip.name}: assumed figures: {', '.join(assumed)}.")
+    assumed = assumed_note(chip)
+    if assumed:
+        notes.append(f"{chip.name}: {assumed}")
     if chip.overrides:
         notes.append(
             f"{chip.name}: changed on request: " + ", ".join(f"{k} = {v}" for k, v in chip.overrides.items()) + "."
@@ -324,10 +346,16 @@ class _Case:
 
     def notes(self) -> list[str]:
         """Notes that hold for this case only."""
+        if self._lacking_rate():
+            return []
         notes = []
         name, _ = self.chip.peak_flops_per_s(self.fmt.engine)
         if name != self.fmt.engine:
             notes.append(f"{self.chip.name}: has no {self.fmt.engine} rate; {self.fmt.engine} runs at its {name} rate.")
+        if self.model.quantization is not None:
+            notes.append(
+                f"{self.model.name}: weights are priced as the precision says, not as its quantization_config."
+            )
         if self.model.moe:
             notes.append(f"{self.model.name}: expert weights read are the expectation under uniform routing.")
         most = self.model.max_positions
@@ -339,6 +367,7 @@ class _Case:
 
     def rows(self) -> list[dict[str, Any]]:
         """The rows of this case, in suite order."""
+        lacking = self._lacking_rate()
         try:
             tp = self.asked_tp or parallel.smallest_degree(
                 self.model,
@@ -350,10 +379,22 @@ class _Case:
         except DoesNotFit:
             tp = parallel.DEGREES[-1] if self.chip.link is not None else 1
         grid = [self._place(i, o, c, tp) for i, o in self.suite.lengths for c in self.suite.concurrency]
+        if lacking:
+            return [row | {"fits": False, "short_bytes": 0.0, "note": lacking} for row in grid]
         fitting = [row for row in grid if row["fits"]]
         if fitting:
             self._price(fitting, tp)
         return grid
+
+    def _lacking_rate(self) -> str:
+        """Why the chip cannot run this precision at all; empty when it can."""
+        # Attention runs at the KV format's rate, routers of experts in bf16.
+        for fmt in (self.fmt.engine, self.fmt.kv, *(["bf16"] if self.model.moe else [])):
+            try:
+                self.chip.peak_flops_per_s(fmt)
+            except Unavailable:
+                return f"no rate for {fmt}; the chip lists {', '.join(self.chip.peaks_flops_per_s)}"
+        return ""
 
     def _place(self, inputs: int, outputs: int, level: int | str, tp: int) -> dict[str, Any]:
         """One row with its memory, not yet its times."""
@@ -439,9 +480,9 @@ class _Case:
         assert self.chip.memory is not None and self.chip.memory.bandwidth_bytes_per_s
         _, peak = self.chip.peak_flops_per_s(self.fmt.engine)
         # Work of the unsharded model: ceilings and replication of tensor parallelism are not useful work.
-        alone = [estimate(cost.workload, self.chip, self.fidelity, tp=1) for cost in (first, step)]
+        alone = [as_workload(cost.workload, 1) for cost in (first, step)]
         flops = c * alone[0].flops + steps * mean(alone[1].flops)
-        useful = [cost.workload.bytes("weight", "kv") for cost in alone]
+        useful = [work.bytes("weight", "kv") for work in alone]
         moved = c * useful[0] + steps * mean(useful[1])
         tp = first.chips
         result: dict[str, Any] = {

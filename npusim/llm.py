@@ -133,7 +133,7 @@ def decode(
 
 
 def _model(model: Model | str) -> Model:
-    return load_model(model) if isinstance(model, str) else model
+    return model if isinstance(model, Model) else load_model(model)
 
 
 def _step(model: Model, phase: str, fmt: Precision, batch: Dim, new: Dim, past: Dim, tp: int) -> Workload:
@@ -152,7 +152,12 @@ def _step(model: Model, phase: str, fmt: Precision, batch: Dim, new: Dim, past: 
         "kv": fmt.kv,
     }
     return Workload(
-        f"{model.name}:{phase}", tuple(ops), tp, info, lambda chips: _step(model, phase, fmt, batch, new, past, chips)
+        f"{model.name}:{phase}",
+        tuple(ops),
+        tp,
+        info,
+        lambda chips: _step(model, phase, fmt, batch, new, past, chips),
+        model,
     )
 
 

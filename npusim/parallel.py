@@ -20,7 +20,6 @@ class Footprint:
 
     Args:
         weights_bytes: its share of the weights.
-        kv_bytes_per_token: KV cache per token and sequence while no window is full.
         kv_bytes: KV cache of all sequences.
         activations_bytes: live activations of one prefill chunk.
     """

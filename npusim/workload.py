@@ -78,7 +78,8 @@ class Op:
 class Workload:
     """A list of operators, as one chip of ``chips`` runs them.
 
-    ``recipe`` rebuilds a model step for another number of chips (None for hand-made lists). ``info``
+    ``recipe`` rebuilds a model step for another number of chips, ``model`` is what it is a step of (None for
+    hand-made lists). ``info``
     holds what reports print: model, phase, batch, context.
     """
 
@@ -87,6 +88,7 @@ class Workload:
     chips: int = 1
     info: Mapping[str, Any] = field(default_factory=dict)
     recipe: Callable[[int], Workload] | None = None
+    model: Any = None
 
     @property
     def flops(self) -> Dim:

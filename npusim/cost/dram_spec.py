@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, PrivateAttr, ValidationInfo, model_validator
 
 from npusim import units, yamlio
-from npusim.chip import FILE, Provenance, unwrap
+from npusim.chip import Provenance, read_described
 from npusim.chip_parts import BitsPerS, Bytes, Count, Memory, Spec
 from npusim.errors import InputError, Problem, unknown_name
 
@@ -347,8 +347,7 @@ def memory_names() -> list[str]:
 def read_memory(path: Path | str) -> MemorySpec:
     """Reads and checks a memory file. Raises InputError with file:line:col of every problem."""
     document = yamlio.load_yaml(path)
-    data, provenance = unwrap(document)
-    spec = yamlio.validate(MemorySpec, data, document, FILE)
+    spec, provenance = read_described(MemorySpec, document)
     spec._provenance.update(provenance)
     return spec
 

@@ -10,9 +10,10 @@ of A100 and H100 (``docs/published.md`` prints the error). Events:
 * links: 5 pJ/bit (112G SerDes class).
 * matrix FLOPs: what is left of the TDP when the engine runs at its peak and DRAM streams at full rate,
   divided by that peak. So the modelled power never exceeds the TDP at roofline, and every format draws
-  the same power at its own peak.
+  the same power at its own peak. Vector work and moving operands on chip are part of that figure.
 
-A chip file may override each of them under ``power:``. Without a TDP there is no power figure at all.
+A chip file may state its own joules under ``power:`` (the sum is then its own responsibility). Without a
+TDP there is no power figure at all.
 """
 
 from __future__ import annotations
@@ -41,13 +42,15 @@ class Energies:
     """Energy constants of one chip: static power in W, joules per byte, joules per FLOP by rate name."""
 
     static_w: float
+    sram_byte_j: float
     dram_byte_j: float
     link_byte_j: float
     flop_j: dict[str, float]
 
-    def op_j(self, fmt: str, flops: Dim, dram_bytes: Dim, link_bytes: Dim) -> Dim:
-        """Dynamic joules of one operator."""
-        return flops * self.flop_j.get(fmt, 0.0) + dram_bytes * self.dram_byte_j + link_bytes * self.link_byte_j
+    def op_j(self, fmt: str, flops: Dim, operand_bytes: Dim, dram_bytes: Dim, link_bytes: Dim) -> Dim:
+        """Dynamic joules of one operator; ``operand_bytes`` pass the on-chip memories once."""
+        moved = operand_bytes * self.sram_byte_j + dram_bytes * self.dram_byte_j + link_bytes * self.link_byte_j
+        return flops * self.flop_j.get(fmt, 0.0) + moved
 
 
 def energies(chip: Chip) -> Energies | None:
@@ -55,9 +58,7 @@ def energies(chip: Chip) -> Energies | None:
     power, memory = chip.power, chip.memory
     if power.tdp_w is None or memory is None:
         return None
-    # A chip that states its energies per FLOP is described fully: its idle power is its static power.
-    described = bool(power.flop_j) and power.idle_w is not None
-    static = float(power.idle_w or 0) if described else max(STATIC_SHARE * power.tdp_w, power.idle_w or 0.0)
+    static = max(STATIC_SHARE * power.tdp_w, power.idle_w or 0.0)
     bandwidth = float(memory.bandwidth_bytes_per_s or 0)
     dram = power.dram_byte_j
     if dram is None:
@@ -67,7 +68,8 @@ def energies(chip: Chip) -> Energies | None:
     link = power.link_byte_j if power.link_byte_j is not None else LINK_J_PER_BYTE
     engine_w = max(power.tdp_w - static - dram * bandwidth, 0.0)
     flop = {name: power.flop_j.get(name, engine_w / peak) for name, peak in chip.peaks_flops_per_s.items()}
-    return Energies(static, dram, link, flop)
+    # Without a figure of its own, moving operands on chip is part of the joules per FLOP.
+    return Energies(static, power.sram_byte_j or 0.0, dram, link, flop)
 
 
 def _memory_byte_j(kind: str) -> float:

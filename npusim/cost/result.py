@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from npusim.chip import Chip
+from npusim.chip import Chip, load_chip
 from npusim.cost import energy, roofline
 from npusim.errors import InputError, Problem, unknown_name
 from npusim.ops import Dim
@@ -146,12 +146,12 @@ class Cost:
         ]
 
 
-def estimate(work: Workload | Op, chip: Chip, fidelity: str = "roofline", tp: int | None = None) -> Cost:
+def estimate(work: Workload | Op, chip: Chip | str, fidelity: str = "roofline", tp: int | None = None) -> Cost:
     """Prices a workload or an operator on a chip.
 
     Args:
         work: a Workload (as ``prefill`` and ``decode`` make) or a single Op.
-        chip: the hardware.
+        chip: the hardware: a chip, a catalog name or a path.
         fidelity: ``"roofline"`` or ``"tile"``.
         tp: tensor-parallel chips; rebuilds a model step for that many (default: as the step was built).
 
@@ -161,6 +161,8 @@ def estimate(work: Workload | Op, chip: Chip, fidelity: str = "roofline", tp: in
     """
     if fidelity not in FIDELITIES:
         raise unknown_name("fidelity", fidelity, FIDELITIES)
+    if not isinstance(chip, Chip):
+        chip = load_chip(chip)
     chip.require(fidelity)
     workload = as_workload(work, tp)
     works = [roofline.work(op, chip) for op in workload.ops]
@@ -186,7 +188,7 @@ def _op_cost(op: Op, work: roofline.Work, chip: Chip, fidelity: str, constants: 
         seconds = {**priced.seconds, "overhead": np.maximum(time_s - busiest, 0.0)}
     joules = None
     if constants is not None:
-        joules = op.count * constants.op_j(work.rate, work.flops, moved, work.link_bytes)
+        joules = op.count * constants.op_j(work.rate, work.flops, op.bytes(), moved, work.link_bytes)
     n = op.count
     return OpCost(
         op, n, {name: n * s for name, s in seconds.items()}, n * time_s, n * work.flops, work.rate, n * moved,

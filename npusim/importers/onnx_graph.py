@@ -510,7 +510,7 @@ def import_onnx(
         import onnx
         import onnx.shape_inference
     except ImportError:
-        hint = "pip install 'npusim[onnx]'"
+        hint = "pip install onnx"
         raise InputError(Problem("reading ONNX needs the 'onnx' package", file=str(path), hint=hint)) from None
     formats = [dtypes.get(f, k).name if f else None for f, k in ((weights, "weights"), (activations, "activations"))]
     file = str(path)

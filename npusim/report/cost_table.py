@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from npusim.cost import Cost
-from npusim.kperf_suite import chip_notes
+from npusim.kperf_suite import chip_notes, fit_note
 from npusim.report.text import columns
 from npusim.units import show
 
@@ -22,7 +22,7 @@ def render(cost: Cost) -> str:
     )
     lines.append(
         f"MFU {cost.mfu:.1%}, MBU {cost.mbu:.1%}; {show(cost.flops, 'FLOP')} and "
-        f"{show(cost.dram_bytes, 'B')} of main memory per chip"
+        f"{show(cost.dram_bytes, 'B')} of main-memory traffic per chip"
     )
     energy = cost.energy_j
     if energy is not None and cost.time_s > 0:
@@ -34,10 +34,11 @@ def render(cost: Cost) -> str:
 
 
 def workload_notes(cost: Cost) -> list[str]:
-    """What an imported workload holds that is not priced."""
+    """What of the workload is not priced, and whether a model step fits the memory."""
     unpriced = cost.workload.info.get("unpriced") or {}
     listed = [f"{entry['count']} x {name} ({entry['reason']})" for name, entry in unpriced.items()]
-    return [f"not priced: {'; '.join(listed)}."] if listed else []
+    notes = [f"not priced: {'; '.join(listed)}."] if listed else []
+    return notes + [note for note in (fit_note(cost),) if note]
 
 
 def _operators(cost: Cost) -> list[str]:

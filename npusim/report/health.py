@@ -56,7 +56,7 @@ def render(data: dict[str, Any]) -> str:
         rows.append(
             [
                 f"extra [{extra}]",
-                "present" if not absent else f"lacks {', '.join(absent)}: pip install 'npusim[{extra}]'",
+                "present" if not absent else f"lacks {', '.join(absent)}: pip install {' '.join(absent)}",
             ]
         )
     kernels = data["kernels"]

@@ -114,7 +114,10 @@ def _is_chip_file(name: str) -> bool:
 
 
 def _describe_chip(chip: chips.Chip) -> dict[str, Any]:
-    rows = [{**vars(item), "shown": figure(item.path, item.value)} for item in figures(chip)]
+    rows = []
+    for item in figures(chip):
+        key = chip.provenance(*item.path.split(".")).source if item.source not in ("npusim",) else item.source
+        rows.append({**vars(item), "key": key, "shown": figure(item.path, item.value)})
     return {
         "kind": "chip",
         "name": chip.name,
@@ -125,6 +128,7 @@ def _describe_chip(chip: chips.Chip) -> dict[str, Any]:
         "peaks_flops_per_s": chip.peaks_flops_per_s,
         "sram_bytes": chip.sram_bytes,
         "figures": rows,
+        "sources": dict(chip.sources),
         "notes": list(chip.notes),
     }
 
@@ -164,11 +168,13 @@ def render_description(data: dict[str, Any], width: int) -> str:
         lines += [f"on-chip memory: {data['sram_bytes'] / 2**20:.4g} MiB"] if data["sram_bytes"] else []
         lines += [f"unavailable: missing {', '.join(data['missing'])}"] if data["missing"] else []
         lines += [f"tile model: missing {', '.join(data['missing_for_tile'])}"] if data["missing_for_tile"] else []
-        rows = [
-            [r["path"], r["shown"], r["status"], "; ".join(filter(None, [r["source"], r["note"]]))[:120]]
-            for r in data["figures"]
-        ]
-        lines += ["", *columns(["figure", "value", "status", "source; note"], rows)]
+        rows = [[r["path"], r["shown"], r["status"], r["key"]] for r in data["figures"]]
+        table = columns(["figure", "value", "status", "source"], rows)
+        notes = ["", "", *(r["note"] for r in data["figures"])]
+        indent = " " * (2 + max(map(len, table)))
+        for line, note in zip(table, notes, strict=True):
+            lines.append(wrap(f"{line.ljust(len(indent))}{note}", max(width, len(indent) + 40), indent).rstrip())
+        lines += ["", *(wrap(f"{key}: {text}", width, "  ") for key, text in data["sources"].items())]
     else:
         shown = {k: v for k, v in data.items() if isinstance(v, (int, str)) and k not in ("kind", "title", "name")}
         lines = [

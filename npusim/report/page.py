@@ -13,7 +13,7 @@ from pathlib import Path
 from string import Template
 
 from npusim import units
-from npusim.kperf_suite import COLUMNS, KPerf
+from npusim.kperf_suite import COLUMNS, KPerf, assumed_note
 from npusim.report import compare, format, plots, view
 from npusim.report.svg import escape
 
@@ -99,12 +99,8 @@ def _banner(kperf: KPerf, chips: Sequence[view.ChipRows]) -> str:
     """The assumptions nobody may overlook, and all others one click away."""
     first = list(kperf.suite.assumptions[:1])
     for one in chips:
-        assumed = ", ".join(one.chip.assumptions())
-        first.append(
-            f"{one.label}: assumed figures: {assumed}."
-            if assumed
-            else f"{one.label}: no figure of the chip file is assumed."
-        )
+        assumed = assumed_note(one.chip)
+        first.append(f"{one.label}: {assumed}" if assumed else f"{one.label}: no figure of the chip file is assumed.")
     count = f"All {len(kperf.notes)} assumptions and notes"
     more = f"<details><summary>{count}</summary>{_list(kperf.notes)}</details>"
     text = f"<strong>ASSUMPTION</strong> Predictions of the {escape(kperf.fidelity)} model, not measurements."

@@ -15,7 +15,7 @@ from typing import Any
 
 from npusim import units
 from npusim.errors import InputError, Problem
-from npusim.kperf_suite import COLUMNS, KPerf
+from npusim.kperf_suite import COLUMNS, KPerf, assumed_note
 from npusim.report import compare, format, view
 from npusim.report.workbook_charts import Charts
 
@@ -42,7 +42,7 @@ def render(kperf: KPerf) -> bytes:
         import xlsxwriter
     except ImportError:
         raise InputError(Problem("writing a workbook needs the package XlsxWriter", "xlsx",
-                                 hint="pip install 'npusim[report]'")) from None  # fmt: skip
+                                 hint="pip install XlsxWriter")) from None  # fmt: skip
     buffer = io.BytesIO()
     options = {"in_memory": True, "strings_to_formulas": False, "strings_to_urls": False, "strings_to_numbers": False}
     with xlsxwriter.Workbook(buffer, options) as book:
@@ -166,11 +166,9 @@ class _Writer:
         lines = ["ASSUMPTION: predictions, not measurements."]
         lines += self.kperf.suite.assumptions[:1]
         for one in self.chips:
-            assumed = ", ".join(one.chip.assumptions())
+            assumed = assumed_note(one.chip)
             lines.append(
-                f"{one.label}: assumed figures: {assumed}."
-                if assumed
-                else f"{one.label}: no figure of the chip file is assumed."
+                f"{one.label}: {assumed}" if assumed else f"{one.label}: no figure of the chip file is assumed."
             )
         lines.append(f"All {len(self.kperf.notes)} assumptions are on the sheet Notes.")
         for index, text in enumerate(lines):

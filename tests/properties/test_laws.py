@@ -380,7 +380,7 @@ def test_no_catalog_chip_exceeds_its_tdp(chip: Chip):
     assert constants is not None and chip.memory is not None and chip.power.tdp_w is not None
     bandwidth = chip.memory.bandwidth_bytes_per_s
     assert bandwidth is not None
-    both = constants.op_j(rate, chip.peaks_flops_per_s[rate], bandwidth, 0)  # joules of one second
+    both = constants.op_j(rate, chip.peaks_flops_per_s[rate], 0, bandwidth, 0)  # joules of one second
     assert constants.static_w + both <= chip.power.tdp_w * (1 + 1e-9)
 
 

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from npusim.cli import main
+from npusim.models import model_entries
 from tests.conftest import SOAK, TOY
 
 OP = "gemm:m=4,n=4,k=4"
@@ -345,7 +346,9 @@ def test_out_cannot_be_written(run, tmp_path: Path, out: str):
     (tmp_path / "file").write_text("mine")
     (tmp_path / "suite.yaml").write_text(SUITE)
     before = sorted(tmp_path.iterdir())
-    check(run("kperf", "--suite", "suite.yaml", "--out", out), 2, out.split("/")[-1])
+    result = run("kperf", "--suite", "suite.yaml", "--out", out)
+    assert "Throughput" in result.out or "tokens/s" in result.out  # the table is not lost with the files
+    check(result._replace(out=""), 2, out.split("/")[-1])
     assert sorted(tmp_path.iterdir()) == before
     assert (tmp_path / "file").read_text() == "mine"
 
@@ -447,9 +450,14 @@ def test_interrupt_in_the_middle():
     assert done.stdout == "" and done.stderr.strip() == "interrupted"
 
 
+MANY_MODELS = [
+    f"--model={e.name}" for e in model_entries() if e.status == "seen" and e.name not in ("bert-large", "vit-b-16")
+]
+
+
 def test_interrupt_from_outside(tmp_path: Path):
     (tmp_path / "s.yaml").write_text(SUITE.replace("[[5, 3]]", str([[n, 2**20] for n in range(1, 1000)])))
-    argv = [sys.executable, "-m", "npusim", "kperf", "--json", "--suite", "s.yaml", *["--model=deepseek-v3"] * 200]
+    argv = [sys.executable, "-m", "npusim", "kperf", "--json", "--suite", "s.yaml", *MANY_MODELS]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         maps = Path(f"/proc/{process.pid}/maps")
         # Interrupt once the verb has begun: NumPy is loaded by then, and pricing takes far longer than that.

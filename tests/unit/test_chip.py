@@ -340,3 +340,21 @@ class TestCatalog:
     def test_a_chip_is_frozen(self, toy: Chip):
         with pytest.raises(ValueError, match="frozen"):
             toy.cores = 5  # type: ignore[misc]
+
+
+def test_six_mistakes_of_a_file_are_reported_together(tmp_path: Path):
+    """Provenance, schema and spelling in one pass, by line, each with what would have been right."""
+    text = TOY.replace("clock: 1 GHz", "clokc: 1 GHz").replace("cores: 4", "cores: -64").replace("100 W", "100 J")
+    text = text.replace("capacity: 1 MiB", "capacity: 1 Mb").replace(
+        "usable: 1.0", "usable: {value: 1.0, status: assumd}"
+    )
+    text += "category: desing\n"
+    file = tmp_path / "bad.yaml"
+    file.write_text(text)
+    with pytest.raises(InputError) as caught:
+        read_chip(file)
+    problems = caught.value.problems
+    assert [p.path.split(".")[0] for p in problems] == ["clokc", "cores", "levels", "memory", "power", "category"]
+    assert [p.line for p in problems] == sorted(p.line for p in problems)
+    for word in ("did you mean 'clock'", "did you mean 'assumed'", "ambiguous", "greater than or equal"):
+        assert word in str(caught.value)

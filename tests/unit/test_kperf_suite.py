@@ -329,3 +329,21 @@ class TestDictAndNotes:
         seen: list[str] = []
         kperf(toy, suite=suite(precisions=("bf16", "fp8")), models=[tiny], progress=seen.append)
         assert seen == ["toy tiny bf16", "toy tiny fp8"]
+
+
+def test_a_precision_the_chip_cannot_run_is_a_row_that_says_so():
+    """One chip without the rate must not cost the table of the others."""
+    both = kperf(["bertha-100", "h100"], models=["llama-3.1-8b"], precisions=["bf16"]).rows
+    lacking = [row for row in both if row["chip"] == "bertha-100"]
+    assert lacking and not any(row["fits"] for row in lacking)
+    assert lacking[0]["note"] == "no rate for bf16; the chip lists fp8"
+    assert any(row["fits"] for row in both if row["chip"] == "h100")
+    with pytest.raises(Unavailable, match="no rate for bf16"):
+        kperf("bertha-100", models=["llama-3.1-8b"], precisions=["bf16"]).require_any()
+
+
+def test_a_step_that_does_not_fit_is_noted():
+    from npusim.kperf_suite import fit_note
+
+    assert "does not fit: needs 8" in fit_note(estimate(llm.decode("llama-3.1-405b", context=10), load_chip("h100")))
+    assert fit_note(estimate(llm.decode("llama-3.1-8b", context=10), load_chip("h100"))) == ""
