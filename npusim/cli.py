@@ -132,6 +132,7 @@ def _tp(text: str | None) -> int | None:
 @click.option("--tp", metavar="N|auto", default="auto", show_default=True, help="Tensor-parallel chips.")
 @click.option("--fidelity", default="roofline", show_default=True, help="Cost model: roofline or tile.")
 @click.option("--out", metavar="DIR", help="Also write kperf.xlsx, kperf.html, kperf.csv and kperf.json there.")
+@click.option("--baseline", is_flag=True, help="With --set: the chip as its file has it beside the changed one.")
 @click.option("--all", "full", is_flag=True, help="Print every row instead of the representative ones.")
 @set_option
 @json_option
@@ -143,6 +144,7 @@ def kperf(
     tp: str,
     fidelity: str,
     out: str | None,
+    baseline: bool,
     full: bool,
     overrides: tuple[str, ...],
     as_json: bool,
@@ -152,7 +154,10 @@ def kperf(
     from npusim.models import load_model
 
     chosen = kperf_suite.load_suite(suite)
-    loaded = [_chip(name, overrides) for name in chips or ("rebel-quad",)]
+    if baseline and not overrides:
+        raise InputError(Problem("there is nothing to compare with", "--baseline", hint="give --set PATH=VALUE too"))
+    variants = [(), overrides] if baseline else [overrides]
+    loaded = [_chip(name, changes) for name in chips or ("rebel-quad",) for changes in variants]
     nets = [load_model(name) for name in models or chosen.models]
     names = precisions or chosen.precisions
     with _progress(len(loaded) * len(nets) * len(names), "pricing") as step:

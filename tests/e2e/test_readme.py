@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -72,3 +73,12 @@ def test_a_clean_run_prints_its_files(tmp_path: Path):
     assert done.returncode == 0
     assert [line.split("/")[-1] for line in done.stdout.splitlines() if line.startswith("wrote ")] == [
         "kperf.xlsx", "kperf.html", "kperf.csv", "kperf.json"]  # fmt: skip
+
+
+def test_baseline_puts_the_unchanged_chip_first(tmp_path: Path):
+    arguments = ["kperf", "--chip", "npu-2pf", "--model", "llama-3.1-8b", "--precision", "fp8", "--json"]
+    done = run([*arguments, "--set", "memory.bandwidth=9 TB/s", "--baseline"], tmp_path)
+    chips = list(dict.fromkeys(row["chip"] for row in json.loads(done.stdout)["rows"]))
+    assert chips == ["npu-2pf", "npu-2pf [memory.bandwidth = 9 TB/s]"]
+    alone = run([*arguments, "--baseline"], tmp_path)
+    assert alone.returncode == 2 and "--set" in alone.stderr
