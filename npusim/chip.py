@@ -191,6 +191,9 @@ class Chip(Spec):
         if lacks:
             what = f"chip '{self.name}' is unavailable: missing {', '.join(lacks)}"
             hint = "copy its file, add the figures with their source, and give the path"
+            if fidelity != "roofline" and not self.missing():
+                what = f"chip '{self.name}' is not described for fidelity '{fidelity}': missing {', '.join(lacks)}"
+                hint = f"use fidelity 'roofline', or {hint}"
             raise Unavailable(Problem(what, hint=hint))
         return self
 
