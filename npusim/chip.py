@@ -171,7 +171,7 @@ class Chip(Spec):
 
     def missing(self, fidelity: str = "roofline") -> list[str]:
         """Figures that ``fidelity`` needs and the description lacks (empty: ready)."""
-        given = self.paths()
+        given = self.paths() if self.missing_figures else {}
         lacks = [name for name in self.missing_figures if name not in given]
         if not self.peaks_flops_per_s:
             lacks.append("peak")

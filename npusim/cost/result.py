@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -177,12 +177,12 @@ def estimate(work: Workload | Op, chip: Chip | str, fidelity: str = "roofline", 
 def _op_cost(op: Op, work: roofline.Work, chip: Chip, fidelity: str, constants: energy.Energies | None) -> OpCost:
     """All runs of one operator together."""
     seconds, moved = dict(work.seconds), work.dram_bytes
-    time_s: Dim = reduce(np.maximum, seconds.values(), np.float64(0.0))
+    time_s: Dim = roofline.slowest(seconds.values())
     if fidelity == "tile":
         from npusim.cost import tile  # it loads the compiled search
 
         priced = tile.price(op, chip, work)
-        busiest = reduce(np.maximum, priced.seconds.values(), np.float64(0.0))
+        busiest = roofline.slowest(priced.seconds.values())
         time_s, moved = priced.time_s, priced.dram_bytes
         # What no resource is busy with: set-up, launch, pipeline fill and drain.
         seconds = {**priced.seconds, "overhead": np.maximum(time_s - busiest, 0.0)}

@@ -9,13 +9,15 @@ figure is a bound.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 
 from npusim.chip import Chip
 from npusim.errors import InputError, Problem
-from npusim.ops import Dim, link_bytes
+from npusim.ops import Dim, Operand, link_bytes
 from npusim.workload import Op, Workload
 
 
@@ -44,14 +46,20 @@ def dram_bytes(op: Op, on_chip_bytes: float) -> Dim:
     Weights, KV cache and graph inputs and outputs pass once. A tensor between operators (or one that a
     repeated measurement finds on chip) passes only by what exceeds the on-chip capacity.
     """
-    total: Dim = 0
-    for operand in op.operands:
-        if operand.role == "act" or operand.name in op.llc:
-            excess = operand.bytes - on_chip_bytes
-            total = total + (np.maximum(excess, 0.0) if isinstance(excess, np.ndarray) else max(excess, 0))
-        else:
-            total = total + operand.bytes
-    return total
+    return sum(passing_bytes(op, operand, on_chip_bytes) for operand in op.operands)
+
+
+def passing_bytes(op: Op, operand: Operand, on_chip_bytes: float) -> Dim:
+    """Bytes of one operand that must pass main memory; see ``dram_bytes``."""
+    if operand.role != "act" and operand.name not in op.llc:
+        return operand.bytes
+    excess = operand.bytes - on_chip_bytes
+    return np.maximum(excess, 0.0) if isinstance(excess, np.ndarray) else max(excess, 0)
+
+
+def slowest(seconds: Iterable[Dim]) -> Dim:
+    """Elementwise maximum, 0 of nothing."""
+    return reduce(np.maximum, seconds, np.float64(0.0))
 
 
 def work(op: Op, chip: Chip) -> Work:
@@ -107,7 +115,5 @@ def lower_bound(workload: Workload, works: list[Work]) -> Dim:
     for op, item in zip(workload.ops, works, strict=True):
         for resource, seconds in item.seconds.items():
             totals[resource] = totals.get(resource, 0) + op.count * seconds
-    bound: Dim = 0.0
-    for seconds in totals.values():
-        bound = np.maximum(bound, seconds)
-    return bound if isinstance(bound, np.ndarray) and bound.ndim else float(bound)
+    bound = slowest(totals.values())
+    return bound if np.ndim(bound) else float(bound)

@@ -23,7 +23,7 @@ from npusim import _sim, dtypes
 from npusim.chip import Chip
 from npusim.chip_parts import Level, Memory
 from npusim.cost import dram, dram_spec
-from npusim.cost.roofline import Work
+from npusim.cost.roofline import Work, passing_bytes, slowest
 from npusim.errors import InputError, Problem
 from npusim.ops import Dim, conv_gemm, visible_pairs
 from npusim.ops import active_experts as reached
@@ -161,14 +161,12 @@ class Engine:
 
 def engine(chip: Chip, fmt: str) -> Engine:
     """The engine of ``chip`` at the rate that ``fmt`` runs at. Raises Unavailable when it has none."""
-    chip.peak_flops_per_s(fmt)
+    rate, _ = chip.peak_flops_per_s(fmt)
     matrix = chip.core.matrix
     assert matrix is not None and chip.cores is not None and chip.clock_hz is not None
-    found = dtypes.engine_rate(dtypes.get(fmt).rate, matrix.flops_per_cycle)
-    assert found is not None
     return Engine(
         matrix.engine, matrix.dataflow, matrix.overlap, matrix.rows or 1, matrix.cols or 1, matrix.arrays,
-        matrix.lanes or 1, matrix.shape or (1, 1, 1), found[1] / 2, chip.cores, chip.clock_hz,
+        matrix.lanes or 1, matrix.shape or (1, 1, 1), matrix.flops_per_cycle[rate] / 2, chip.cores, chip.clock_hz,
     )  # fmt: skip
 
 
@@ -236,7 +234,7 @@ def default_menu(chip: Chip, m: int, n: int, k: int) -> Menu:
 
 def gemm_time(chip: Chip, fmt: str, groups: float, m: float, n: float, k: float, bytes_per: tuple[float, float, float],
               cold: tuple[float, float, float] = (1.0, 1.0, 1.0), vector_s: float = 0.0,
-              menu: tuple[list[int], list[int], list[int], list[int]] | None = None) -> GemmTime:  # fmt: skip
+              menu: Menu | None = None) -> GemmTime:  # fmt: skip
     """Best mapping of ``groups`` GEMMs out[m,n] = a[m,k] b[k,n].
 
     Args:
@@ -309,27 +307,23 @@ def price(op: Op, chip: Chip, work: Work) -> Priced:
     figures = machine(chip)
     names = {"port": figures.core_level or "port", "shared": figures.shared_level or "shared"}
     seconds = dict(work.seconds)
-    time_s = priced.time_s
     for resource, busy in priced.seconds.items():
         name = names.get(resource, resource)
         seconds[name] = np.maximum(seconds.get(name, 0.0), busy)
-    for busy in work.seconds.values():  # levels that the pipeline does not model (accumulators) still bound it
-        time_s = np.maximum(time_s, busy)
+    # Levels that the pipeline does not model (accumulators) still bound it.
+    time_s = np.maximum(priced.time_s, slowest(work.seconds.values()))
     return Priced(time_s + (chip.overheads.launch_s or 0.0), seconds, priced.dram_bytes)
 
 
 def _stream(op: Op, chip: Chip, work: Work) -> Priced:
     """Vector operators, gathers and collectives: the slowest resource, after the first transfer has started."""
     figures = machine(chip)
-    slowest: Dim = 0.0
-    for seconds in work.seconds.values():
-        slowest = np.maximum(slowest, seconds)
     latency: Dim = 2 * figures.transfer_s
     if op.kind == "collective":
         assert chip.link is not None
         hops = 2 * (op.dims["chips"] - 1) if op.function == "all_reduce" else op.dims["chips"] - 1
         latency = hops * (chip.link.latency_s or 0.0)
-    return Priced(slowest + latency, {}, work.dram_bytes)
+    return Priced(slowest(work.seconds.values()) + latency, {}, work.dram_bytes)
 
 
 def gemm_shape(op: Op) -> tuple[Dim, Dim, Dim, Dim]:
@@ -344,12 +338,9 @@ def gemm_shape(op: Op) -> tuple[Dim, Dim, Dim, Dim]:
 
 
 def _cold_share(op: Op, on_chip: float) -> tuple[Dim, Dim, Dim]:
-    shares = []
-    for operand in op.operands:
-        inner = operand.role == "act" or operand.name in op.llc
-        excess = np.maximum(1 - on_chip / np.maximum(operand.bytes, 1), 0.0) if inner else 1.0
-        shares.append(excess)
-    return shares[0], shares[1], shares[2]
+    """Share of each operand that passes main memory."""
+    a, b, out = (passing_bytes(op, operand, on_chip) / operand.bytes for operand in op.operands)
+    return a, b, out
 
 
 def _gemm_columns(op: Op, chip: Chip, work: Work) -> list[Dim]:
@@ -399,7 +390,8 @@ _ATTENTION_RESOURCES = ("matrix", "vector", "port", "shared", "dram")
 def _attention(op: Op, chip: Chip, work: Work) -> Priced:
     """The fastest block sizes of a fused attention loop, elementwise."""
     figures = machine(chip)
-    tried = [_blocked(op, chip, figures, work, *block) for block in _BLOCKS if _block_fits(op, figures, *block)]
+    unit = _c_chip(engine(chip, op.matrix_format), figures)
+    tried = [_blocked(op, chip, figures, unit, work, *block) for block in _BLOCKS if _block_fits(op, figures, *block)]
     if not tried:
         raise InputError(Problem(f"no attention block fits a core's memory of '{chip.name}'", "levels"))
     shape = np.broadcast_shapes(*(np.shape(part) for parts in tried for part in parts))
@@ -421,7 +413,7 @@ def _cache_bytes(op: Op) -> float:
     return dtypes.bits(op.formats["kv"]) / 8
 
 
-def _blocked(op: Op, chip: Chip, figures: Machine, work: Work, rows: int, keys: int) -> tuple[Dim, ...]:
+def _blocked(op: Op, chip: Chip, figures: Machine, unit: Any, work: Work, rows: int, keys: int) -> tuple[Dim, ...]:
     """(time, main-memory bytes, busy seconds of ``_ATTENTION_RESOURCES``) with blocks of rows × keys.
 
     Query heads that share a KV head are rows of one matrix. A core takes a block of rows through its keys;
@@ -438,8 +430,7 @@ def _blocked(op: Op, chip: Chip, figures: Machine, work: Work, rows: int, keys: 
     split = np.clip(np.floor(chip.cores / items), 1, steps)
     rounds = np.ceil(items * split / chip.cores) * np.ceil(steps / split)
 
-    cycles = tile_cycles(chip, op.matrix_format, rows, keys, int(key_dim))
-    cycles += tile_cycles(chip, op.matrix_format, rows, int(value_dim), keys)
+    cycles = _sim.lib.nps_tile_cycles(unit, rows, keys, key_dim) + _sim.lib.nps_tile_cycles(unit, rows, value_dim, keys)
     matrix_s, vector_s = rounds * cycles / chip.clock_hz, rounds * _softmax_s(chip, rows * keys)
     busy = np.maximum(matrix_s, vector_s) if chip.core.vector.overlaps_matrix else matrix_s + vector_s
 
@@ -454,9 +445,7 @@ def _blocked(op: Op, chip: Chip, figures: Machine, work: Work, rows: int, keys: 
     first = figures.transfer_s + step_bytes * active / figures.dram_bytes_per_s
     last = cycles / chip.clock_hz + figures.transfer_s
     merge = figures.transfer_s + split * rows * value_dim * 4 / figures.core_bytes_per_s
-    rest: Dim = work.seconds.get("vector", 0.0)
-    for seconds in (port_s, shared_s, dram_s):
-        rest = np.maximum(rest, seconds)
+    rest = slowest((port_s, shared_s, dram_s, work.seconds.get("vector", 0.0)))
     time_s = np.maximum(first + busy, figures.transfer_s + rest + last) + np.where(split > 1, merge, 0.0)
     return time_s, moved, matrix_s, vector_s, port_s, shared_s, dram_s
 

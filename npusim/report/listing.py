@@ -114,10 +114,7 @@ def _is_chip_file(name: str) -> bool:
 
 
 def _describe_chip(chip: chips.Chip) -> dict[str, Any]:
-    rows = []
-    for item in figures(chip):
-        key = chip.provenance(*item.path.split(".")).source if item.source not in ("npusim",) else item.source
-        rows.append({**vars(item), "key": key, "shown": figure(item.path, item.value)})
+    rows = [{**vars(item), "shown": figure(item.path, item.value)} for item in figures(chip)]
     return {
         "kind": "chip",
         "name": chip.name,

@@ -199,6 +199,7 @@ class Figure:
     source: str
     status: str
     note: str = ""
+    key: str = "npusim"
 
 
 def figures(chip: Chip) -> list[Figure]:
@@ -211,12 +212,12 @@ def figures(chip: Chip) -> list[Figure]:
             found.append(_unstated(chip, path, value))
             continue
         source = "; ".join(chip.sources.get(key, key) for key in where.source.split(", "))
-        found.append(Figure(path, value, source, where.status, where.note))
+        found.append(Figure(path, value, source, where.status, where.note, where.source))
     return found
 
 
 def _unstated(chip: Chip, path: str, value: object) -> Figure:
     """A figure the file does not state: what follows from others, or the schema's default."""
     if path == "memory.bandwidth" and chip.memory is not None and chip.memory.geometry_bandwidth:
-        return Figure(path, value, "stacks × channels × channel_bits × pin_rate / 8", "derived")
+        return Figure(path, value, "stacks × channels × channel_bits × pin_rate / 8", "derived", key="this file")
     return Figure(path, value, "npusim", "default", "not stated by the file")
