@@ -5,28 +5,18 @@ setuptools runs it. Instruction sets are chosen per function by ``target`` attri
 flags serves all sources and the library loads on any CPU of the architecture.
 """
 
+import sys
 from glob import glob
 
 from cffi import FFI
 
-# Matrices are void pointers here and float pointers in C: ffi.from_buffer gives the former at a tenth
-# of the cost of a typed cast.
-CDEF = """
-#define NPK_OK ...
-#define NPK_EINVAL ...
-#define NPK_EOVERFLOW ...
-#define NPK_ENOMEM ...
-#define NPK_EUNSUPPORTED ...
-#define NPK_GENERIC ...
-#define NPK_AVX2 ...
-#define NPK_AVX512 ...
+sys.path.insert(0, "csrc")  # setuptools runs this file by its path
+from declarations import declarations
 
-const char *npk_cpu_feature_name(int index);
-int npk_cpu_has(int index);
-
-int npk_sgemm(int isa, int64_t m, int64_t n, int64_t k, const void *a, int64_t rsa, int64_t csa,
-              const void *b, int64_t rsb, int64_t csb, void *c, int64_t rsc, int64_t csc, int threads);
-"""
+# One folder an op; csrc/sim belongs to the simulator.
+SOURCES = sorted(path for path in glob("csrc/*/*.c") if not path.startswith("csrc/sim/"))
+HEADERS = sorted(path for path in glob("csrc/*/*.h") if not path.startswith("csrc/sim/"))
+API = sorted(path for path in HEADERS if path.endswith("/api.h"))
 
 # Contraction would let a compiler fuse a * b + c where the hardware allows it, and the portable
 # kernel would then round differently from build to build.
@@ -36,15 +26,15 @@ CFLAGS = ["-std=c11", "-O3", "-Wall", "-Wextra", "-ffp-contract=off", "-fvisibil
 CFLAGS += ["-Wno-unused-parameter"]
 
 ffibuilder = FFI()
-ffibuilder.cdef(CDEF)
+ffibuilder.cdef(declarations(API))
 ffibuilder.set_source(
     "npukernels._native",
-    '#include "csrc/common/npk.h"\n#include "csrc/gemm/gemm.h"\n',
-    sources=sorted(glob("csrc/common/*.c") + glob("csrc/gemm/*.c")),
-    depends=sorted(glob("csrc/common/*.h") + glob("csrc/gemm/*.h")),
+    "".join(f'#include "{path}"\n' for path in API),
+    sources=SOURCES,
+    depends=HEADERS,
     include_dirs=["."],
     extra_compile_args=CFLAGS,
-    extra_link_args=["-pthread"],
+    extra_link_args=["-pthread", "-lm"],
 )
 
 if __name__ == "__main__":

@@ -6,14 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Every entry point returns one of these; npukernels turns them into npusim errors. */
-enum {
-    NPK_OK = 0,
-    NPK_EINVAL = 1,       /* a negative size, a null pointer, an unknown variant */
-    NPK_EOVERFLOW = 2,    /* a size or an offset does not fit 63 bits */
-    NPK_ENOMEM = 3,       /* no memory for packing buffers */
-    NPK_EUNSUPPORTED = 4, /* this CPU, its operating system or this build lacks the instruction set */
-};
+#include "api.h"
 
 #define NPK_INLINE static inline __attribute__((always_inline))
 
@@ -35,10 +28,7 @@ NPK_INLINE int64_t npk_round_up(int64_t a, int64_t b) { return npk_ceil_div(a, b
  * Released by free(). */
 float *npk_alloc_floats(int64_t count);
 
-/* CPU features by index: name (NULL past the end), and whether this CPU and its operating system
- * both support it. */
-const char *npk_cpu_feature_name(int index);
-int npk_cpu_has(int index);
+/* Whether this CPU and its operating system support the feature of that name. */
 bool npk_cpu_supports(const char *name);
 
 #endif

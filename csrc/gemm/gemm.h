@@ -7,6 +7,7 @@
 #define NPK_GEMM_H
 
 #include "../common/npk.h"
+#include "api.h"
 
 /* Strides count elements and may be negative or zero. */
 typedef struct {
@@ -35,8 +36,6 @@ typedef struct {
 
 enum { SGEMM_MAX_TILE = 14 * 32 }; /* largest mr * nr of any context */
 
-enum { NPK_GENERIC = 0, NPK_AVX2 = 1, NPK_AVX512 = 2 };
-
 /* NULL when the build or the CPU lacks the instruction set. */
 const sgemm_ctx *sgemm_ctx_generic(void);
 const sgemm_ctx *sgemm_ctx_avx2(void);
@@ -46,9 +45,5 @@ const sgemm_ctx *sgemm_ctx_avx512(void);
  * panel q holds dst[p * width + i] for lines q * width + i; missing lines are zero. A's lines are
  * its rows and B's its columns, so one routine serves both. */
 void sgemm_pack(int width, int64_t count, int64_t len, const float *x, int64_t si, int64_t sp, float *dst);
-
-/* C = A B by the instruction set `isa` on up to `threads` threads; same bits for any thread count. */
-int npk_sgemm(int isa, int64_t m, int64_t n, int64_t k, const float *a, int64_t rsa, int64_t csa,
-              const float *b, int64_t rsb, int64_t csb, float *c, int64_t rsc, int64_t csc, int threads);
 
 #endif

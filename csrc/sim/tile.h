@@ -4,12 +4,8 @@
 
 #include <stdint.h>
 
-#define NPS_SYSTOLIC 0
-#define NPS_DOT 1
-#define NPS_TENSORCORE 2
-#define NPS_DATAFLOW_OS 0
-#define NPS_DATAFLOW_WS 1
-#define NPS_DATAFLOW_IS 2
+enum { NPS_SYSTOLIC, NPS_DOT, NPS_TENSORCORE };
+enum { NPS_DATAFLOW_OS, NPS_DATAFLOW_WS, NPS_DATAFLOW_IS };
 /* What stays in a core's memory while the other operand passes: nothing, the rows of a, the columns of b. */
 enum { NPS_KEEP_NONE, NPS_KEEP_A, NPS_KEEP_B };
 
