@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import Any, TypeAlias
 
@@ -30,6 +31,66 @@ def matrix(value: Any, name: str) -> Array:
     if value.ndim != 2:
         raise _bad(name, f"has {value.ndim} dimensions, shape {value.shape}", "2 dimensions")
     return value
+
+
+def array(value: Any, name: str, kinds: tuple[str, ...], dims: tuple[int, ...] | None = None) -> npt.NDArray[Any]:
+    """Returns ``value`` when it is a NumPy array of an allowed dtype and number of dimensions.
+
+    Args:
+        value: what the caller gave.
+        name: of the argument, for the message.
+        kinds: allowed dtype names (``float32``, ``uint8``).
+        dims: allowed numbers of dimensions; None for any.
+
+    Raises:
+        InputError: it is not.
+    """
+    if not isinstance(value, np.ndarray):
+        raise _bad(name, f"is a {type(value).__name__}", "a NumPy array")
+    if isinstance(value, np.ma.MaskedArray):
+        raise _bad(name, "is a masked array", "a plain NumPy array", "use .filled()")
+    if value.dtype.name not in kinds or not value.dtype.isnative:
+        raise _bad(name, f"has dtype {value.dtype}", " or ".join(kinds), f"{name}.astype('{kinds[0]}')")
+    if dims is not None and value.ndim not in dims:
+        allowed = " or ".join(map(str, dims))
+        raise _bad(name, f"has {value.ndim} dimensions, shape {value.shape}", f"{allowed} dimensions")
+    return value
+
+
+def output(out: Any, shape: tuple[int, ...], dtype: str, *inputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """A new C-contiguous array when ``out`` is None, else ``out`` when a kernel may write its result there.
+
+    Raises:
+        InputError: wrong type, dtype or shape, read-only, not C-contiguous, overlapping an input, or no memory.
+    """
+    if out is None:
+        if math.prod(shape) * np.dtype(dtype).itemsize > sys.maxsize:
+            raise _bad("out", f"of shape {shape} exceeds the address space", "fewer elements")
+        try:
+            return np.empty(shape, dtype)
+        except MemoryError:
+            raise _bad("out", f"of shape {shape} does not fit the memory", "fewer elements") from None
+    result = array(out, "out", (dtype,))
+    if result.shape != shape:
+        raise _bad("out", f"has shape {result.shape}", f"{shape}")
+    if not result.flags.writeable:
+        raise _bad("out", "is read-only", "a writeable array")
+    if not (result.flags.c_contiguous and result.flags.aligned):
+        raise _bad("out", f"is not C-contiguous and aligned (strides {result.strides})", "a C-contiguous array")
+    if any(np.may_share_memory(result, x) for x in inputs):
+        raise _bad("out", "shares memory with an input", "memory of its own", "pass a copy of the input")
+    return result
+
+
+def contiguous(x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """``x`` itself when it is C-contiguous and aligned, else a copy that is."""
+    return x if x.flags.c_contiguous and x.flags.aligned else np.array(x, order="C")
+
+
+def pointer(x: npt.NDArray[Any]) -> object:
+    """What C needs of a C-contiguous array (NULL when it is empty). The caller keeps ``x`` alive."""
+    ffi = require_native().ffi
+    return ffi.from_buffer(x) if x.size else ffi.NULL
 
 
 def thread_count(threads: Any) -> int:

@@ -6,9 +6,10 @@ of them by exact arithmetic: a seed gives the same bits on every machine and Num
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -58,7 +59,34 @@ class Case:
         )
 
 
-_MAKERS: dict[str, Callable[..., Case]] = {}
+@dataclass(frozen=True)
+class Maker:
+    """How test cases of one op are made.
+
+    Args:
+        sizes: names of its sizes, each with its default; None must be given.
+        dtypes: number formats it has cases in.
+        make: ``make(dtype, fill, seed, **sizes)``.
+    """
+
+    sizes: Mapping[str, int | None]
+    dtypes: tuple[str, ...]
+    make: Callable[..., Case]
+
+
+_MAKERS: dict[str, Maker] = {}
+
+Function = TypeVar("Function", bound=Callable[..., Case])
+
+
+def maker(op: str, dtypes: tuple[str, ...], **sizes: int | None) -> Callable[[Function], Function]:
+    """Registers the decorated function as what makes cases of ``op``; see ``Maker``."""
+
+    def register(function: Function) -> Function:
+        _MAKERS[op] = Maker(sizes, dtypes, function)
+        return function
+
+    return register
 
 
 def golden(op: str, *, dtype: str = "fp32", fill: str = "uniform", seed: int = 0, **dims: int) -> Case:
@@ -82,35 +110,37 @@ def golden(op: str, *, dtype: str = "fp32", fill: str = "uniform", seed: int = 0
         raise unknown_name("fill", str(fill), FILLS, "fill")
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
         raise InputError(Problem(f"seed is {seed!r}"[:100], "seed", allowed="an integer of at least 0"))
+    known = _MAKERS[op]
+    name = dtypes.get(dtype, "dtype").name
+    if name not in known.dtypes:
+        allowed = f"known: {', '.join(known.dtypes)}"
+        raise InputError(Problem(f"{op} has no golden case in {name}", "dtype", allowed=allowed))
     try:
-        return _MAKERS[op](dtypes.get(dtype, "dtype").name, fill, int(seed), **_sizes(op, dims))
+        return known.make(name, fill, int(seed), **_sizes(op, dims))
     except MemoryError:
         raise InputError(f"a {op} case of {dims} does not fit the memory") from None
 
 
-_DIMS = {"gemm": ("m", "n", "k")}
-
-
 def _sizes(op: str, dims: dict[str, int]) -> dict[str, int]:
     """Checks the names, types and signs of the sizes, and reports all that is wrong at once."""
-    problems = [Problem(f"{op} needs {name}", name) for name in _DIMS[op] if name not in dims]
+    known = _MAKERS[op].sizes
+    problems = [Problem(f"{op} needs {name}", name) for name in known if known[name] is None and name not in dims]
     for name, size in dims.items():
-        if name not in _DIMS[op]:
-            problems.append(Problem(f"{op} has no size {name!r}", allowed=f"known: {', '.join(_DIMS[op])}"))
+        if name not in known:
+            problems.append(Problem(f"{op} has no size {name!r}", allowed=f"known: {', '.join(known)}"))
         elif isinstance(size, bool) or not isinstance(size, (int, np.integer)) or not 0 <= size < 2**40:
             problems.append(Problem(f"{name} is {size!r}"[:100], name, allowed="an integer of at least 0"))
     if problems:
         raise InputError(problems)
-    return {name: int(dims[name]) for name in _DIMS[op]}
+    return {name: int(dims.get(name, default or 0)) for name, default in known.items()}
 
 
+@maker("gemm", ("fp32",), m=None, n=None, k=None)
 def _gemm(dtype: str, fill: str, seed: int, m: int, n: int, k: int) -> Case:
-    if dtype != "fp32":
-        raise InputError(Problem(f"gemm has no golden case in {dtype}", "dtype", allowed="known: fp32"))
     if max(m * k, k * n, m * n) >= 2**31:
         raise MemoryError
-    _gamma(k, U32)  # refuses a k without a bound before anything is drawn
-    draw = _Draw(seed)
+    gamma(k, U32)  # refuses a k without a bound before anything is drawn
+    draw = Draw(seed)
     if fill == "integer":
         a, b = _exact_integers(draw, m, n, k)
     elif fill == "uniform":
@@ -121,10 +151,7 @@ def _gemm(dtype: str, fill: str, seed: int, m: int, n: int, k: int) -> Case:
     expected = a @ b
     bound = np.zeros((m, n)) if fill == "integer" else gemm_bound(a32, b32)
     dims = (("m", m), ("n", n), ("k", k))
-    return Case("gemm", dtype, fill, seed, dims, _frozen(a32, b32), *_frozen(expected, bound))
-
-
-_MAKERS["gemm"] = _gemm
+    return Case("gemm", dtype, fill, seed, dims, frozen(a32, b32), *frozen(expected, bound))
 
 
 def gemm_bound(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> Float64:
@@ -139,37 +166,38 @@ def gemm_bound(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> Float64:
     k = a.shape[1]
     a64, b64 = a.astype(np.float64), b.astype(np.float64)
     magnitude = np.abs(a64) @ np.abs(b64)
-    relative = _gamma(k, U32) + _gamma(k, U64)
-    rounded = U32 * (np.abs(a64 @ b64) + _gamma(k, U64) * magnitude)
+    relative = gamma(k, U32) + gamma(k, U64)
+    rounded = U32 * (np.abs(a64 @ b64) + gamma(k, U64) * magnitude)
     # The bound is computed in floating point too: the last factor covers its own rounding.
-    total: Float64 = (relative * magnitude + rounded + k * TINY32) * (1 + 4 * _gamma(k, U64) + 8 * U64)
+    total: Float64 = (relative * magnitude + rounded + k * TINY32) * (1 + 4 * gamma(k, U64) + 8 * U64)
     return total
 
 
-def _gamma(k: int, u: float) -> float:
+def gamma(k: int, u: float) -> float:
+    """``k u / (1 - k u)``, the relative error of k roundings (Higham, section 3.1). Raises InputError for huge k."""
     if k * u >= 0.5:
         raise InputError(Problem(f"k = {k} is too long for an error bound", "k", allowed="k < 2^23"))
     return k * u / (1 - k * u)
 
 
-class _Draw:
+class Draw:
     """Numbers from the raw words of PCG64, float64 but exact in float32."""
 
     def __init__(self, seed: int) -> None:
         self._bits = np.random.PCG64(seed)
 
-    def integers(self, low: int, high: int, rows: int, cols: int) -> Float64:
+    def integers(self, low: int, high: int, *shape: int) -> Float64:
         """Integers from ``low`` to ``high`` inclusive; the range is far below 2^32, so modulo is fair."""
-        words = self._bits.random_raw(rows * cols).astype(np.uint64) >> np.uint64(32)
+        words = self._bits.random_raw(math.prod(shape)).astype(np.uint64) >> np.uint64(32)
         drawn = (words % np.uint64(high - low + 1)).astype(np.float64) + low
-        return drawn.reshape(rows, cols)
+        return drawn.reshape(shape)
 
-    def uniform(self, rows: int, cols: int) -> Float64:
+    def uniform(self, *shape: int) -> Float64:
         """Odd multiples of 2^-24 in (-1, 1): 24 significant bits, never zero."""
-        return (2 * self.integers(-(2**23), 2**23 - 1, rows, cols) + 1) * 2.0**-24
+        return (2 * self.integers(-(2**23), 2**23 - 1, *shape) + 1) * 2.0**-24
 
 
-def _exact_integers(draw: _Draw, m: int, n: int, k: int) -> tuple[Float64, Float64]:
+def _exact_integers(draw: Draw, m: int, n: int, k: int) -> tuple[Float64, Float64]:
     """Integers whose partial sums all stay within 2^24, which binary32 holds exactly."""
     if k > 2**24:
         raise InputError(Problem(f"k = {k} is too long for exact sums in float32", "k", allowed="k <= 2^24"))
@@ -177,7 +205,7 @@ def _exact_integers(draw: _Draw, m: int, n: int, k: int) -> tuple[Float64, Float
     return draw.integers(-largest, largest, m, k), draw.integers(-largest, largest, k, n)
 
 
-def _cancelling(draw: _Draw, m: int, n: int, k: int) -> tuple[Float64, Float64]:
+def _cancelling(draw: Draw, m: int, n: int, k: int) -> tuple[Float64, Float64]:
     """Column 2p + 1 of A is minus column 2p, rows of B differ by 2^-12: pairs cancel to a small rest."""
     a = draw.uniform(m, k) * 2.0 ** draw.integers(-10, 10, m, k)
     b = draw.uniform(k, n) * 2.0 ** draw.integers(-10, 10, 1, n)
@@ -189,7 +217,8 @@ def _cancelling(draw: _Draw, m: int, n: int, k: int) -> tuple[Float64, Float64]:
     return a, b
 
 
-def _frozen(*arrays: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], ...]:
+def frozen(*arrays: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], ...]:
+    """The arrays, made read-only."""
     for array in arrays:
         array.flags.writeable = False
     return arrays
