@@ -104,7 +104,7 @@ static bool has_room(const channel *c, int write) {
 static void insert(channel *c, const run_state *run, int32_t i, int write) {
     int32_t field[NPS_FIELDS];
     nps_decode_one(run->map, run->addresses[i], field);
-    nps_channel_insert(c, i, write, field);
+    nps_channel_insert(c, i, i, write, field);
 }
 
 /* Moves what is held back into the window while there is room. In a unified window writes come in batches:
@@ -278,13 +278,17 @@ static bool map_fits(const nps_dram_config *c, const nps_dram_map *m) {
     return true;
 }
 
+int nps_dram_valid(const nps_dram_config *config, const nps_dram_map *map) {
+    return config_valid(config) && nps_map_valid(map) && map_fits(config, map);
+}
+
 int nps_dram_run(const nps_dram_config *config, const nps_dram_map *map, int64_t n, const void *addresses,
                  const void *writes, const void *arrivals, void *start, void *done, void *log, int64_t log_rows,
                  void *workspace, int64_t workspace_bytes, nps_dram_result *result) {
     if (!config || !map || !result || !workspace || n < 0 || (n && !addresses)) return NPS_EINVAL;
     if (log_rows < 0 || (log_rows && !log)) return NPS_EINVAL;
     if (n >= INT32_MAX) return NPS_EOVERFLOW;
-    if (!config_valid(config) || !nps_map_valid(map) || !map_fits(config, map)) return NPS_EINVAL;
+    if (!nps_dram_valid(config, map)) return NPS_EINVAL;
     int64_t needed = nps_dram_workspace(config, n);
     if (needed < 0) return NPS_EOVERFLOW;
     if (workspace_bytes < needed) return NPS_ESPACE;

@@ -102,7 +102,7 @@ void nps_channel_init(channel *c, const nps_dram_config *cfg, int32_t index) {
     all_stale(c);
 }
 
-void nps_channel_insert(channel *c, int32_t index, int write, const int32_t field[NPS_FIELDS]) {
+void nps_channel_insert(channel *c, int32_t index, int32_t tag, int write, const int32_t field[NPS_FIELDS]) {
     const nps_dram_config *cfg = c->cfg;
     int32_t b = ((field[NPS_PC] * cfg->sids + field[NPS_SID]) * cfg->groups + field[NPS_GROUP]) * cfg->banks +
                 field[NPS_BANK];
@@ -111,6 +111,7 @@ void nps_channel_insert(channel *c, int32_t index, int write, const int32_t fiel
     c->free_node = request->next;
     request->row = field[NPS_ROW];
     request->index = index;
+    request->tag = tag;
     request->bank = (int16_t)b;
     bank *k = &c->banks[b];
     /* A row that has had its share of hits is not extended past requests that wait for another row. */
@@ -362,6 +363,8 @@ static void issue_column(channel *c, run_state *run, int mode) {
     int64_t done = t + (mode ? cfg->cwl : cfg->cl) + cfg->bl;
     nps_dram_result *result = run->result;
     if (run->done) run->done[request->index] = done;
+    c->issued_tag = request->tag;
+    c->issued_done = done;
     result->end_tick = max64(result->end_tick, done);
     *(mode ? &result->writes : &result->reads) += 1;
     *(!k->fresh ? &result->hits : k->conflict ? &result->conflicts : &result->closed) += 1;

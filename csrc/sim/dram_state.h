@@ -23,6 +23,7 @@ NPS_INLINE int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 typedef struct {
     int32_t row, index;
     int16_t next, bank;
+    int32_t tag; /* whose it is; nothing here looks at it */
 } node;
 
 typedef struct {
@@ -70,6 +71,8 @@ typedef struct {
     int32_t draining; /* unified: writes still to move into the window */
     int16_t free_node;
     int32_t next_request; /* one front end per channel: trace index, NONE at the end */
+    int32_t issued_tag;   /* of the request whose column command went out last, and when its data has passed */
+    int64_t issued_done;
     choice plan;             /* what nps_channel_plan chose */
     choice column, activate, precharge; /* the best of each, kept from plan to plan */
     int32_t stale_column, stale_activate, stale_precharge;
@@ -94,9 +97,10 @@ typedef struct {
 
 void nps_decode_one(const nps_dram_map *map, int64_t address, int32_t field[NPS_FIELDS]);
 int nps_map_valid(const nps_dram_map *map);
+int nps_dram_valid(const nps_dram_config *config, const nps_dram_map *map);
 
 void nps_channel_init(channel *c, const nps_dram_config *cfg, int32_t index);
-void nps_channel_insert(channel *c, int32_t index, int write, const int32_t field[NPS_FIELDS]);
+void nps_channel_insert(channel *c, int32_t index, int32_t tag, int write, const int32_t field[NPS_FIELDS]);
 void nps_channel_plan(channel *c);                /* fills plan; its tick is FOREVER when nothing waits */
 int nps_channel_issue(channel *c, run_state *run); /* issues it; true when a queue entry became free */
 

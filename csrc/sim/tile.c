@@ -48,12 +48,13 @@ typedef struct {
     int32_t keep;
 } candidate;
 
-/* Bytes a core holds under the candidate: buffered steps, the kept operand, the accumulators. */
-static double held_bytes(const nps_tile_chip *c, const nps_tile_gemm *g, const candidate *t, double depth) {
-    double buffers = depth > t->tk ? c->buffers : 1; /* one step only: nothing to buffer ahead of */
+/* Bytes a core holds under the candidate: buffered steps, the kept operand, the accumulators and the results on
+ * their way out. */
+static double held_bytes(const nps_tile_chip *c, const nps_tile_gemm *g, const candidate *t, double depth, double waves) {
+    double buffers = depth > t->tk || waves > 1 ? c->buffers : 1; /* one step only: nothing to buffer ahead of */
     double a = t->tm * (t->keep == NPS_KEEP_A ? depth : buffers * t->tk) * g->a_bytes;
     double b = t->tn * (t->keep == NPS_KEEP_B ? depth : buffers * t->tk) * g->b_bytes;
-    return a + b + t->tm * t->tn * ACCUMULATOR_BYTES;
+    return a + b + t->tm * t->tn * (ACCUMULATOR_BYTES + g->out_bytes);
 }
 
 static void price(const nps_tile_chip *c, const nps_tile_gemm *g, const candidate *t, nps_tile_result *r) {
@@ -99,10 +100,15 @@ static void price(const nps_tile_chip *c, const nps_tile_gemm *g, const candidat
      * compute, then the last results leave. */
     double step_bytes = t->tk * (t->tm * g->a_bytes + t->tn * g->b_bytes);
     double supply = min2(c->core_bytes_per_s, min2(c->shared_bytes_per_s, c->dram_bytes_per_s) / active);
-    double first = c->transfer_s + step_bytes / max2(supply, DBL_MIN);
+    double wait = c->transfer_s + (g->a_cold + g->b_cold > 0 ? c->latency_s : 0);
+    double first = wait + step_bytes / max2(supply, DBL_MIN);
     double last_store = t->tm * t->tn * g->out_bytes / c->core_bytes_per_s + (g->out_cold > 0 ? c->transfer_s : 0);
     double last_step = nps_tile_cycles(c, t->tm, t->tn, last) / c->clock_hz;
-    double busy = max2(r->compute_s, r->port_s);
+    /* A buffer is asked for, filled and used before it is asked for again. */
+    double flow = min2(c->core_bytes_per_s, c->shared_bytes_per_s / active);
+    double filling = max2((a_core + b_core) / flow, r->dram_s);
+    double turns = (waves * steps * wait + filling + r->compute_s) / c->buffers;
+    double busy = max2(max2(r->compute_s, r->port_s), waves * steps > 1 ? turns : 0);
     double others = max2(max2(r->dram_s, r->shared_s), g->vector_s);
     r->time_s = max2(first + busy, c->transfer_s + others + last_step) + last_store;
     /* Split reductions wait for each other once. */
@@ -123,7 +129,7 @@ int nps_tile_search(const nps_tile_chip *c, const nps_tile_gemm *g, int64_t coun
             for (int64_t s = 0; s < splits; s++) {
                 double depth = ceil_div(g->k, (double)split[s]);
                 double tiles = g->groups * ceil_div(g->m, (double)tm[i]) * ceil_div(g->n, (double)tn[j]) * (double)split[s];
-                double work = ceil_div(tiles, c->cores) * (double)tm[i] * (double)tn[j] * depth;
+                double waves = ceil_div(tiles, c->cores), work = waves * (double)tm[i] * (double)tn[j] * depth;
                 /* Not even a perfectly used engine would make these tiles in time. */
                 if (work / (c->macs * c->clock_hz) >= best->time_s) continue;
                 for (int64_t l = 0; l < count_k; l++) {
@@ -131,7 +137,7 @@ int nps_tile_search(const nps_tile_chip *c, const nps_tile_gemm *g, int64_t coun
                     for (int32_t keep = NPS_KEEP_NONE; keep <= NPS_KEEP_B; keep++) {
                         candidate t = {(double)tm[i], (double)tn[j], min2((double)tk[l], depth), (double)split[s], keep};
                         tried++;
-                        if (held_bytes(c, g, &t, depth) > c->core_bytes) continue;
+                        if (held_bytes(c, g, &t, depth, waves) > c->core_bytes) continue;
                         price(c, g, &t, &r);
                         if (r.time_s >= best->time_s) continue; /* ties: the first of the menu */
                         *best = r;

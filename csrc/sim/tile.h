@@ -22,6 +22,7 @@ typedef struct {
     double shared_bytes, shared_bytes_per_s; /* memory the cores share; 0 bytes when there is none */
     double dram_bytes_per_s;
     double transfer_s;           /* set-up of one transfer */
+    double latency_s;            /* of main memory, from request to first data */
 } nps_tile_chip;
 
 typedef struct {

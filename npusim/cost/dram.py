@@ -207,7 +207,7 @@ def decode(mapping: AddressMap, addresses: ArrayLike) -> dict[str, NDArray[np.in
 
     trace = _integers("addresses", addresses)
     out = np.empty((len(FIELD_NAMES), trace.size), np.int32)
-    status = lib.nps_dram_decode(_map(mapping), trace.size, ffi.from_buffer(trace), ffi.from_buffer(out))
+    status = lib.nps_dram_decode(c_map(mapping), trace.size, ffi.from_buffer(trace), ffi.from_buffer(out))
     _raise(status, mapping)
     return dict(zip(FIELD_NAMES, out, strict=True))
 
@@ -462,7 +462,8 @@ def _arrival_ticks(arrivals_s: ArrayLike, n: int, tick_s: float) -> Ints:
     return np.ceil(array / tick_s - 1e-6).astype(np.int64)
 
 
-def _map(mapping: AddressMap) -> _Struct:
+def c_map(mapping: AddressMap) -> _Struct:
+    """The map as the C model takes it. Raises InputError for too many slices."""
     from npusim._sim import ffi, lib
 
     if len(mapping.slices) > lib.NPS_MAX_SEGMENTS:
@@ -509,7 +510,7 @@ def _run(
     rows = 4 * n + 1024 if log else 0
     addresses, writes, arrivals = (pointer(x) for x in trace)
     start, done = (ffi.NULL, ffi.NULL) if times is None else (pointer(times[0]), pointer(times[1]))
-    layout, space, result = _map(mapping), pointer(workspace), ffi.new("nps_dram_result *")
+    layout, space, result = c_map(mapping), pointer(workspace), ffi.new("nps_dram_result *")
     while True:
         commands = np.empty((rows, 4), np.int64) if log else None
         place = pointer(commands)

@@ -15,7 +15,7 @@ from npusim.errors import InputError, Problem, unknown_name
 from npusim.ops import Dim
 from npusim.workload import Op, Workload
 
-FIDELITIES = ("roofline", "tile")
+FIDELITIES = ("roofline", "tile", "cycle")
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def estimate(work: Workload | Op, chip: Chip | str, fidelity: str = "roofline", 
     Args:
         work: a Workload (as ``prefill`` and ``decode`` make) or a single Op.
         chip: the hardware: a chip, a catalog name or a path.
-        fidelity: ``"roofline"`` or ``"tile"``.
+        fidelity: ``"roofline"``, ``"tile"`` or ``"cycle"``.
         tp: tensor-parallel chips; rebuilds a model step for that many (default: as the step was built).
 
     Raises:
@@ -178,10 +178,10 @@ def _op_cost(op: Op, work: roofline.Work, chip: Chip, fidelity: str, constants: 
     """All runs of one operator together."""
     seconds, moved = dict(work.seconds), work.dram_bytes
     time_s: Dim = roofline.slowest(seconds.values())
-    if fidelity == "tile":
-        from npusim.cost import tile  # it loads the compiled search
+    if fidelity != "roofline":
+        from npusim.cost import cycle, tile  # they load compiled code
 
-        priced = tile.price(op, chip, work)
+        priced = (tile if fidelity == "tile" else cycle).price(op, chip, work)
         busiest = roofline.slowest(priced.seconds.values())
         time_s, moved = priced.time_s, priced.dram_bytes
         # What no resource is busy with: set-up, launch, pipeline fill and drain.

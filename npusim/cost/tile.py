@@ -82,6 +82,7 @@ class Machine:
         shared_bytes_per_s: its bandwidth, all cores together.
         dram_bytes_per_s: main memory bandwidth that streams reach.
         transfer_s: set-up of a transfer.
+        latency_s: of main memory, from a request to its first data; 0 without a timing table.
         buffers: copies of a step's operands.
     """
 
@@ -93,6 +94,7 @@ class Machine:
     shared_bytes_per_s: float
     dram_bytes_per_s: float
     transfer_s: float
+    latency_s: float
     buffers: int
 
 
@@ -114,6 +116,15 @@ def _stream_efficiency(memory: Memory) -> float | None:
     device, devices = dram_spec.memory_of(memory)
     share = dram.efficiency(device, STREAM_RUN_BYTES, stride_bytes=STREAM_RUN_BYTES, devices=devices)
     return float(share)
+
+
+@lru_cache(maxsize=1024)
+def memory_latency_s(memory: Memory) -> float:
+    """Seconds from a request to a closed bank until its data has arrived, tRCD + tCL + burst; 0 without timings."""
+    if (memory.timing or memory.kind).lower() not in dram_spec.memory_names():
+        return 0.0
+    device, _ = dram_spec.memory_of(memory)
+    return float(dram.simulate(device, [0]).time_s)
 
 
 def machine(chip: Chip) -> Machine:
@@ -138,6 +149,7 @@ def machine(chip: Chip) -> Machine:
         shared_bytes_per_s=rate or UNLIMITED,
         dram_bytes_per_s=float(chip.memory.bandwidth_bytes_per_s or 0) * (stream_efficiency(chip) or 1.0),
         transfer_s=chip.dma.setup_s or 0.0 if chip.dma else 0.0,
+        latency_s=memory_latency_s(chip.memory),
         buffers=core.buffers if core else 2,
     )
 
@@ -170,7 +182,8 @@ def engine(chip: Chip, fmt: str) -> Engine:
     )  # fmt: skip
 
 
-def _c_chip(unit: Engine, figures: Machine) -> Any:
+def c_chip(unit: Engine, figures: Machine) -> Any:
+    """Engine and memories as the C model takes them."""
     c = _sim.ffi.new("nps_tile_chip *")
     c.engine, c.dataflow = _ENGINES[unit.engine], _DATAFLOWS[unit.dataflow]
     c.overlap, c.buffers = int(unit.overlap), figures.buffers
@@ -179,7 +192,8 @@ def _c_chip(unit: Engine, figures: Machine) -> Any:
     c.macs, c.cores, c.clock_hz = unit.macs, unit.cores, unit.clock_hz
     c.core_bytes, c.core_bytes_per_s = figures.core_bytes, figures.core_bytes_per_s
     c.shared_bytes, c.shared_bytes_per_s = figures.shared_bytes, figures.shared_bytes_per_s
-    c.dram_bytes_per_s, c.transfer_s = figures.dram_bytes_per_s, figures.transfer_s
+    c.dram_bytes_per_s = figures.dram_bytes_per_s
+    c.transfer_s, c.latency_s = figures.transfer_s, figures.latency_s
     return c
 
 
@@ -189,7 +203,7 @@ def tile_cycles(chip: Chip, fmt: str, tm: int, tn: int, tk: int) -> float:
     Systolic arrays as in ``npusim.cost.systolic`` (with folds overlapped when the engine does), dot
     engines ⌈tm·tn / lanes⌉ · ⌈tk / width⌉, tensor cores by whole instructions.
     """
-    return float(_sim.lib.nps_tile_cycles(_c_chip(engine(chip, fmt), machine(chip)), tm, tn, tk))
+    return float(_sim.lib.nps_tile_cycles(c_chip(engine(chip, fmt), machine(chip)), tm, tn, tk))
 
 
 # -- the menu ---------------------------------------------------------------------------------------------
@@ -266,7 +280,7 @@ def _search(
     unit: Engine, figures: Machine, shape: tuple[float, ...], edges: tuple[tuple[int, ...], ...]
 ) -> GemmTime | None:
     """Runs the compiled search; identical searches are done once."""
-    c, g, best = _c_chip(unit, figures), _sim.ffi.new("nps_tile_gemm *"), _sim.ffi.new("nps_tile_result *")
+    c, g, best = c_chip(unit, figures), _sim.ffi.new("nps_tile_gemm *"), _sim.ffi.new("nps_tile_result *")
     g.groups, g.m, g.n, g.k = shape[:4]
     g.a_bytes, g.b_bytes, g.out_bytes = shape[4:7]
     g.a_cold, g.b_cold, g.out_cold, g.vector_s = shape[7:]
@@ -343,7 +357,7 @@ def _cold_share(op: Op, on_chip: float) -> tuple[Dim, Dim, Dim]:
     return a, b, out
 
 
-def _gemm_columns(op: Op, chip: Chip, work: Work) -> list[Dim]:
+def gemm_columns(op: Op, chip: Chip, work: Work) -> list[Dim]:
     """groups, m, n, k, cold shares of a, b and out, vector seconds: what one search depends on."""
     groups, m, n, k = gemm_shape(op)
     cold = list(_cold_share(op, chip.sram_bytes))
@@ -353,7 +367,7 @@ def _gemm_columns(op: Op, chip: Chip, work: Work) -> list[Dim]:
 
 
 def op_gemm(op: Op, chip: Chip, columns: list[float]) -> GemmTime:
-    """The best mapping of a matrix operator for one set of ``_gemm_columns``."""
+    """The best mapping of a matrix operator for one set of ``gemm_columns``."""
     groups, m, n, k, *cold, vector_s = columns
     a, b, out = (dtypes.bits(operand.fmt) / 8 for operand in op.operands)
     return gemm_time(chip, op.matrix_format, groups, m, n, k, (a, b, out), (cold[0], cold[1], cold[2]), vector_s)
@@ -363,11 +377,11 @@ def chosen(op: Op, chip: Chip, work: Work) -> GemmTime | None:
     """What the search chose for a matrix operator with scalar dimensions; None for other kinds."""
     if op.kind not in MATRIX_KINDS:
         return None
-    return op_gemm(op, chip, [float(column) for column in _gemm_columns(op, chip, work)])
+    return op_gemm(op, chip, [float(column) for column in gemm_columns(op, chip, work)])
 
 
 def _matrix(op: Op, chip: Chip, work: Work) -> Priced:
-    columns = np.broadcast_arrays(*(np.asarray(column, float) for column in _gemm_columns(op, chip, work)))
+    columns = np.broadcast_arrays(*(np.asarray(column, float) for column in gemm_columns(op, chip, work)))
     unique, inverse = np.unique(np.stack([c.ravel() for c in columns], axis=1), axis=0, return_inverse=True)
     found = np.empty((len(unique), 6))
     for index, row in enumerate(unique):
@@ -389,23 +403,42 @@ _ATTENTION_RESOURCES = ("matrix", "vector", "port", "shared", "dram")
 
 def _attention(op: Op, chip: Chip, work: Work) -> Priced:
     """The fastest block sizes of a fused attention loop, elementwise."""
-    figures = machine(chip)
-    unit = _c_chip(engine(chip, op.matrix_format), figures)
-    tried = [_blocked(op, chip, figures, unit, work, *block) for block in _BLOCKS if _block_fits(op, figures, *block)]
-    if not tried:
-        raise InputError(Problem(f"no attention block fits a core's memory of '{chip.name}'", "levels"))
-    shape = np.broadcast_shapes(*(np.shape(part) for parts in tried for part in parts))
-    table = np.stack([np.stack([np.broadcast_to(part, shape) for part in parts]) for parts in tried])
+    table = _block_table(op, chip, work)
     fastest = np.argmin(table[:, 0], axis=0)  # ties: the first of the menu
     best = np.take_along_axis(table, fastest[None, None], axis=0)[0]
     time_s, moved, *busy = (_plain(part) for part in best)
     return Priced(time_s, dict(zip(_ATTENTION_RESOURCES, busy, strict=True)), moved)
 
 
-def _block_fits(op: Op, figures: Machine, rows: int, keys: int) -> bool:
+def _fitting_blocks(op: Op, chip: Chip) -> list[tuple[int, int]]:
+    figures = machine(chip)
+    blocks = [block for block in _BLOCKS if _block_fits(op, chip, figures, *block)]
+    if not blocks:
+        raise InputError(Problem(f"no attention block fits a core's memory of '{chip.name}'", "levels"))
+    return blocks
+
+
+def _block_table(op: Op, chip: Chip, work: Work) -> np.ndarray:
+    """``_blocked`` of every block that fits: blocks × figures × shape of the dimensions."""
+    figures = machine(chip)
+    unit = c_chip(engine(chip, op.matrix_format), figures)
+    tried = [_blocked(op, chip, figures, unit, work, *block) for block in _fitting_blocks(op, chip)]
+    shape = np.broadcast_shapes(*(np.shape(part) for parts in tried for part in parts))
+    return np.stack([np.stack([np.broadcast_to(part, shape) for part in parts]) for parts in tried])
+
+
+def attention_block(op: Op, chip: Chip, work: Work) -> tuple[int, int]:
+    """Query rows and keys of the fastest block, for scalar dimensions."""
+    return _fitting_blocks(op, chip)[int(np.argmin(_block_table(op, chip, work)[:, 0]))]
+
+
+def _block_fits(op: Op, chip: Chip, figures: Machine, rows: int, keys: int) -> bool:
     """Queries, accumulator and scores in fp32, buffered keys and values in the cache's format."""
     key_dim, value_dim = (float(np.max(op.dims[name])) for name in ("head_dim", "v_head_dim"))
-    stationary = 4 * rows * (key_dim + value_dim + keys)
+    # The engine makes the next block's scores while the vector unit works on this one's.
+    assert chip.core.vector is not None
+    scores = 2 * keys if chip.core.vector.overlaps_matrix else keys
+    stationary = 4 * rows * (key_dim + value_dim + scores)
     return stationary + figures.buffers * keys * (key_dim + value_dim) * _cache_bytes(op) <= figures.core_bytes
 
 
@@ -431,7 +464,7 @@ def _blocked(op: Op, chip: Chip, figures: Machine, unit: Any, work: Work, rows: 
     rounds = np.ceil(items * split / chip.cores) * np.ceil(steps / split)
 
     cycles = _sim.lib.nps_tile_cycles(unit, rows, keys, key_dim) + _sim.lib.nps_tile_cycles(unit, rows, value_dim, keys)
-    matrix_s, vector_s = rounds * cycles / chip.clock_hz, rounds * _softmax_s(chip, rows * keys)
+    matrix_s, vector_s = rounds * cycles / chip.clock_hz, rounds * softmax_s(chip, rows * keys)
     busy = np.maximum(matrix_s, vector_s) if chip.core.vector.overlaps_matrix else matrix_s + vector_s
 
     step_bytes = keys * (key_dim + value_dim) * _cache_bytes(op)
@@ -442,7 +475,12 @@ def _blocked(op: Op, chip: Chip, figures: Machine, unit: Any, work: Work, rows: 
     port_s, dram_s = rounds * step_bytes / figures.core_bytes_per_s, moved / figures.dram_bytes_per_s
     shared_s = np.maximum(loaded, op.bytes()) / figures.shared_bytes_per_s
     active = np.minimum(items * split, chip.cores)
-    first = figures.transfer_s + step_bytes * active / figures.dram_bytes_per_s
+    wait = figures.transfer_s + figures.latency_s
+    first = wait + step_bytes * active / figures.dram_bytes_per_s
+    # A buffer is asked for, filled and used before it is asked for again.
+    filling = np.maximum(port_s, dram_s)
+    turns = (rounds * wait + filling + matrix_s + vector_s) / figures.buffers
+    busy = np.maximum(busy, np.where(rounds > 1, turns, 0.0))
     last = cycles / chip.clock_hz + figures.transfer_s
     merge = figures.transfer_s + split * rows * value_dim * 4 / figures.core_bytes_per_s
     rest = slowest((port_s, shared_s, dram_s, work.seconds.get("vector", 0.0)))
@@ -462,7 +500,7 @@ def _reach(op: Op, positions: float, lone: Dim) -> Dim:
     return np.where(lone, most, np.minimum(average + block / 2, most))
 
 
-def _softmax_s(chip: Chip, scores: int) -> float:
+def softmax_s(chip: Chip, scores: int) -> float:
     """Vector seconds of one core for the online softmax of ``scores``: 3 adds and 1 exponential each."""
     assert chip.cores is not None
     total = 0.0
