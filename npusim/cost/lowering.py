@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from npusim import _sim, dtypes
 from npusim.chip import Chip
@@ -217,15 +218,15 @@ class _Gemm:
         return np.asarray(self.t.part[:, None] * self.depth + np.arange(self.steps) * self.map.tk)
 
     def _shared(
-        self, key: tuple[Ints, ...], size: np.ndarray, at: np.ndarray, run: np.ndarray, stride: object
+        self, key: tuple[Ints, ...], size: np.ndarray, at: np.ndarray, run: np.ndarray, stride: ArrayLike
     ) -> np.ndarray:
         """One block per step for all tiles of equal key; tiles × steps block numbers."""
         packed = np.zeros_like(key[0])
         for column in key:
             packed = packed * (int(column.max()) + 1) + column
         _, first, inverse = np.unique(packed, return_index=True, return_inverse=True)
-        numbers = self.build.blocks(size[first], at[first], np.ceil(run[first]), np.ceil(np.asarray(stride, float)
-                                    if np.ndim(stride) == 0 else np.asarray(stride)[first]))  # fmt: skip
+        steps = np.broadcast_to(np.asarray(stride, dtype=float), size.shape)
+        numbers = self.build.blocks(size[first], at[first], np.ceil(run[first]), np.ceil(steps[first]))
         return np.asarray(numbers[inverse.ravel()])
 
     def _order(self, load_a: Ints, load_b: Ints, mac: Ints, some: np.ndarray) -> None:

@@ -104,7 +104,7 @@ class _Attention:
         lag = 1 if self.overlap else 0
         width = steps + lag
 
-        def column(values: Floats, late: int, idle: float = 0.0) -> Floats:
+        def column(values: np.ndarray, late: int, idle: float = 0.0) -> Floats:
             """tiles × width, moved by ``late`` steps."""
             padded = np.full((len(i.core), width), idle, dtype=float)
             padded[:, late : late + steps] = values

@@ -6,10 +6,12 @@ gives every task its times. Tasks with ``bytes`` or a ``block`` move data, other
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -129,7 +131,12 @@ class Builder:
         self._holds: list[tuple[Ints, Ints, Ints, Floats]] = []
 
     def tasks(
-        self, work: object, queue: object, delay_s: object = 0.0, bytes_: object = 0.0, block: object = -1
+        self,
+        work: ArrayLike,
+        queue: ArrayLike,
+        delay_s: ArrayLike = 0.0,
+        bytes_: ArrayLike = 0.0,
+        block: ArrayLike = -1,
     ) -> Ints:
         """Appends tasks, in the order in which their queues run them. Arguments broadcast. Returns their numbers.
 
@@ -146,7 +153,9 @@ class Builder:
         self._count += flat.size
         return numbers.reshape(codes.shape)
 
-    def blocks(self, bytes_: object, address: object, run: object, stride: object, write: bool = False) -> Ints:
+    def blocks(
+        self, bytes_: ArrayLike, address: ArrayLike, run: ArrayLike, stride: ArrayLike, write: bool = False
+    ) -> Ints:
         """Appends blocks; those without bytes get number −1. Arguments broadcast. Returns their numbers."""
         columns = np.broadcast_arrays(bytes_, address, run, stride)
         shape = columns[0].shape
@@ -160,13 +169,13 @@ class Builder:
         )  # fmt: skip
         return np.asarray(numbers.reshape(shape))
 
-    def after(self, task: object, needed: object, where: object = True) -> None:
+    def after(self, task: ArrayLike, needed: ArrayLike, where: ArrayLike = True) -> None:
         """``task`` starts when ``needed`` has ended; arguments broadcast, negative numbers are left out."""
         later, sooner, wanted = np.broadcast_arrays(task, needed, where)
         keep = (wanted & (later >= 0) & (sooner >= 0)).ravel()
         self._edges.append((later.ravel()[keep].astype(np.int64), sooner.ravel()[keep].astype(np.int64)))
 
-    def hold(self, core: object, taken_by: object, freed_by: object, bytes_: object) -> None:
+    def hold(self, core: ArrayLike, taken_by: ArrayLike, freed_by: ArrayLike, bytes_: ArrayLike) -> None:
         """``bytes_`` of the memory of ``core`` are taken from the issue of one task to the end of another."""
         columns = np.broadcast_arrays(core, taken_by, freed_by, bytes_)
         keep = (columns[3] > 0).ravel()
@@ -187,7 +196,7 @@ class Builder:
         )  # fmt: skip
 
 
-def _joined(parts: list[tuple[NDArray, ...]], dtypes: tuple[type, ...]) -> list[NDArray]:  # type: ignore[type-arg]
+def _joined(parts: Sequence[tuple[NDArray[Any], ...]], dtypes: tuple[type, ...]) -> list[NDArray[Any]]:
     """Columns of the parts, one after the other."""
     return [
         np.ascontiguousarray(np.concatenate([part[i] for part in parts] or [np.zeros(0)]), dtype=dtype)

@@ -508,7 +508,7 @@ def test_the_c_model_refuses_what_python_would_not_send():
     trace = ffi.from_buffer(np.zeros(1, np.int64))
     nothing = (ffi.NULL,) * 5
     assert lib.nps_dram_run(config, mapping, 1, trace, *nothing, 0, space, size, result) == lib.NPS_EINVAL
-    good = dram._map(default_map(load_memory("hbm3")))
+    good = dram.c_map(default_map(load_memory("hbm3")))
     assert lib.nps_dram_run(config, good, 1, trace, *nothing, 0, space, size - 1, result) == lib.NPS_ESPACE
     assert lib.nps_dram_run(config, good, 1, ffi.NULL, *nothing, 0, space, size, result) == lib.NPS_EINVAL
     assert lib.nps_dram_run(config, good, 1, trace, *nothing, 5, space, size, result) == lib.NPS_EINVAL
