@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from npusim.chip import Chip
     from npusim.cost import Cost
     from npusim.kperf_suite import KPerf
+    from npusim.workload import Workload
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object (SI units in the keys).")
 set_option = click.option(
@@ -225,11 +226,20 @@ def _colour() -> bool:
 @click.argument("chip")
 @click.argument("workload")
 @click.option("--tp", metavar="N", help="Tensor-parallel chips of a model step (overrides tp= in WORKLOAD).")
-@click.option("--fidelity", default="roofline", show_default=True, help="Cost model: roofline or tile.")
+@click.option("--fidelity", help="Cost model: roofline (the default) or tile.")
+@click.option(
+    "--mapping", metavar="NEST", help="Replay this loop nest of one operator, tile by tile (docs/gemmini.md)."
+)
 @set_option
 @json_option
 def estimate(
-    chip: str, workload: str, tp: str | None, fidelity: str, overrides: tuple[str, ...], as_json: bool
+    chip: str,
+    workload: str,
+    tp: str | None,
+    fidelity: str | None,
+    mapping: str | None,
+    overrides: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Time, bytes, energy and bound of WORKLOAD on CHIP, per operator.
 
@@ -241,13 +251,31 @@ def estimate(
     from npusim.cost import estimate as price
     from npusim.grammar import parse_workload
 
-    cost = price(parse_workload(workload), _chip(chip, overrides), fidelity, _tp(tp))
+    work = parse_workload(workload)
+    if mapping is not None:
+        if tp is not None or fidelity is not None:
+            raise InputError(
+                Problem("a mapping is replayed on one chip", "--mapping", allowed="no --fidelity, no --tp")
+            )
+        _replay(work, _chip(chip, overrides), mapping, as_json)
+        return
+    cost = price(work, _chip(chip, overrides), fidelity or "roofline", _tp(tp))
     if as_json:
         _print_json(_cost_dict(cost))
     else:
         from npusim.report import cost_table
 
         click.echo(cost_table.render(cost))
+
+
+def _replay(work: Workload, chip: Chip, mapping: str, as_json: bool) -> None:
+    from npusim.cost.replay import replay
+    from npusim.report import replayed
+
+    if len(work.ops) != 1:
+        raise InputError(Problem(f"a mapping is of one operator, not of {len(work.ops)}", "--mapping"))
+    found = replay(work.ops[0], mapping, chip)
+    _print_json(replayed.to_dict(found, chip)) if as_json else click.echo(replayed.render(found, chip))
 
 
 def _cost_dict(cost: Cost) -> dict[str, Any]:
