@@ -131,7 +131,7 @@ def _tp(text: str | None) -> int | None:
     "--precision", "precisions", multiple=True, metavar="NAME", help="Precision instead of the suite's; repeatable."
 )
 @click.option("--tp", metavar="N|auto", default="auto", show_default=True, help="Tensor-parallel chips.")
-@click.option("--fidelity", default="roofline", show_default=True, help="Cost model: roofline or tile.")
+@click.option("--fidelity", default="roofline", show_default=True, help="Cost model: roofline, tile or cycle.")
 @click.option("--out", metavar="DIR", help="Also write kperf.xlsx, kperf.html, kperf.csv and kperf.json there.")
 @click.option("--baseline", is_flag=True, help="With --set: the chip as its file has it beside the changed one.")
 @click.option("--all", "full", is_flag=True, help="Print every row instead of the representative ones.")
@@ -226,10 +226,12 @@ def _colour() -> bool:
 @click.argument("chip")
 @click.argument("workload")
 @click.option("--tp", metavar="N", help="Tensor-parallel chips of a model step (overrides tp= in WORKLOAD).")
-@click.option("--fidelity", help="Cost model: roofline (the default) or tile.")
+@click.option("--fidelity", help="Cost model: roofline (the default), tile or cycle.")
 @click.option(
     "--mapping", metavar="NEST", help="Replay this loop nest of one operator, tile by tile (docs/gemmini.md)."
 )
+@click.option("--mappings", metavar="FILE", help="Use these mappings of matrix operators instead of the search.")
+@click.option("--save-mappings", metavar="FILE", help="Write the mappings in use, to change and give back.")
 @set_option
 @json_option
 def estimate(
@@ -238,6 +240,8 @@ def estimate(
     tp: str | None,
     fidelity: str | None,
     mapping: str | None,
+    mappings: str | None,
+    save_mappings: str | None,
     overrides: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -253,13 +257,20 @@ def estimate(
 
     work = parse_workload(workload)
     if mapping is not None:
-        if tp is not None or fidelity is not None:
+        if any(x is not None for x in (tp, fidelity, mappings, save_mappings)):
             raise InputError(
-                Problem("a mapping is replayed on one chip", "--mapping", allowed="no --fidelity, no --tp")
+                Problem("a mapping is replayed on one chip", "--mapping", allowed="no --fidelity, --tp, --mappings")
             )
         _replay(work, _chip(chip, overrides), mapping, as_json)
         return
-    cost = price(work, _chip(chip, overrides), fidelity or "roofline", _tp(tp))
+    from npusim.mapping import load_mappings
+
+    given = load_mappings(mappings) if mappings else None
+    cost = price(work, _chip(chip, overrides), fidelity or "roofline", _tp(tp), given)
+    if save_mappings:
+        from npusim.mapping import save_mappings as save
+
+        save(cost.mappings, save_mappings)
     if as_json:
         _print_json(_cost_dict(cost))
     else:
@@ -306,7 +317,7 @@ def _cost_dict(cost: Cost) -> dict[str, Any]:
 @click.argument("workload")
 @click.argument("op", required=False)
 @click.option("--tp", metavar="N", help="Tensor-parallel chips of a model step (overrides tp= in WORKLOAD).")
-@click.option("--fidelity", default="tile", show_default=True, help="Cost model: roofline or tile.")
+@click.option("--fidelity", default="tile", show_default=True, help="Cost model: roofline, tile or cycle.")
 @set_option
 @json_option
 def explain(

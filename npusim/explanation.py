@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from npusim.chip import Chip
 from npusim.cost import Cost, OpCost, estimate, roofline, tile
 from npusim.errors import InputError, NpuError, Problem, unknown_name
+from npusim.mapping import GemmMapping
 from npusim.workload import Op, Workload
 
 STEP = 1.25  # a figure is made better by a quarter
@@ -59,7 +60,7 @@ class Explanation:
     tile_utilisation: float | None
     edge_utilisation: float | None
     wave_utilisation: float | None
-    mapping: tile.GemmMapping | None
+    mapping: GemmMapping | None
     reread: float
     overhead_s: float
     step_sensitivities: tuple[Sensitivity, ...]

@@ -16,8 +16,8 @@ from npusim.errors import InputError, Problem, unknown_name
 from npusim.workload import Op, Workload
 
 _STEP_KEYS = {
-    "prefill": {"b": "batch", "batch": "batch", "prompt": "prompt", "past": "past"},
-    "decode": {"b": "batch", "batch": "batch", "ctx": "context", "context": "context"},
+    "prefill": {"b": "batch", "batch": "batch", "prompt": "prompt", "past": "past", "page": "page"},
+    "decode": {"b": "batch", "batch": "batch", "ctx": "context", "context": "context", "page": "page"},
 }
 _FORMAT_KEYS = {"w": "weights", "weights": "weights", "a": "activations", "activations": "activations", "kv": "kv"}
 _CONSTRUCTORS: dict[str, Callable[..., Op]] = {

@@ -251,16 +251,21 @@ def kperf(
     return KPerf(chosen, chips, tuple(rows), fidelity, tuple(notes), costs)
 
 
-def _dram_note(chip: Chip) -> str:
+def _dram_note(chip: Chip, fidelity: str) -> str:
     from npusim.cost.tile import stream_efficiency  # it loads the compiled models
 
     share = stream_efficiency(chip)
-    return "main memory at its peak rate" if share is None else f"main memory streams at {share:.0%} of its pin rate"
+    if share is None:
+        return "main memory at its peak rate"
+    if fidelity == "cycle":
+        return "main memory with banks, timings and refresh"
+    return f"main memory streams at {share:.0%} of its pin rate"
 
 
 _CAVEATS = {
     "roofline": "uncalibrated roofline bounds: no launch overhead, latency or imperfect overlap.",
     "tile": "uncalibrated tile model: best mapping of its menu, overheads as the chip file states, {dram}.",
+    "cycle": "uncalibrated cycle model: event-driven run of the tile model's mappings, {dram}.",
 }
 
 
@@ -326,7 +331,9 @@ def chip_notes(chip: Chip, fidelity: str = "roofline") -> list[str]:
             f"{chip.name}: power by the simple model: {constants.static_w:.0f} W static while working, "
             "the rest per FLOP and byte."
         )
-    notes.append(f"{chip.name}: {_CAVEATS[fidelity].format(dram=_dram_note(chip) if fidelity == 'tile' else '')}")
+    notes.append(
+        f"{chip.name}: {_CAVEATS[fidelity].format(dram=_dram_note(chip, fidelity) if fidelity != 'roofline' else '')}"
+    )
     return notes
 
 

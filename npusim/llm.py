@@ -90,6 +90,7 @@ def prefill(
     activations: str | None = None,
     kv: str | None = None,
     past: Dim = 0,
+    page: Dim | None = None,
     tp: int = 1,
 ) -> Workload:
     """The operators that turn ``prompt`` new tokens of each of ``batch`` sequences into one logit row.
@@ -102,13 +103,14 @@ def prefill(
         activations: format of activations and of the KV cache's default (bf16 when not given).
         kv: format of the KV cache.
         past: tokens per sequence already in the cache (chunked prefill).
+        page: tokens per page of a paged KV cache; None when a sequence's cache lies in one piece.
         tp: tensor-parallel chips; the workload is one chip's share.
 
     Raises:
         InputError: a dimension or format out of range.
     """
     fmt = Precision(weights, activations or "bf16", kv or "bf16")
-    return _step(_model(model), "prefill", fmt, batch, prompt, past, tp)
+    return _step(_model(model), "prefill", fmt, batch, prompt, past, page, tp)
 
 
 def decode(
@@ -119,6 +121,7 @@ def decode(
     weights: str = "bf16",
     activations: str | None = None,
     kv: str | None = None,
+    page: Dim | None = None,
     tp: int = 1,
 ) -> Workload:
     """One decode step: each of ``batch`` sequences with ``context`` cached tokens makes one new token.
@@ -129,17 +132,19 @@ def decode(
     if not built.causal:
         raise InputError(Problem(f"'{built.name}' is an encoder: it has no decode step", hint="use prefill"))
     fmt = Precision(weights, activations or "bf16", kv or "bf16")
-    return _step(built, "decode", fmt, batch, 1, context, tp)
+    return _step(built, "decode", fmt, batch, 1, context, page, tp)
 
 
 def _model(model: Model | str) -> Model:
     return model if isinstance(model, Model) else load_model(model)
 
 
-def _step(model: Model, phase: str, fmt: Precision, batch: Dim, new: Dim, past: Dim, tp: int) -> Workload:
+def _step(
+    model: Model, phase: str, fmt: Precision, batch: Dim, new: Dim, past: Dim, page: Dim | None, tp: int
+) -> Workload:
     tp = int(dim("tp", tp))
     shape = _Shape(
-        model, fmt, dim("batch", batch), dim("prompt", new), dim("context", past, low=0), tp, phase == "decode"
+        model, fmt, dim("batch", batch), dim("prompt", new), dim("context", past, low=0), page, tp, phase == "decode"
     )
     ops = [*_embed(shape), *_layers(shape), *_head(shape)]
     info = {
@@ -156,7 +161,7 @@ def _step(model: Model, phase: str, fmt: Precision, batch: Dim, new: Dim, past: 
         tuple(ops),
         tp,
         info,
-        lambda chips: _step(model, phase, fmt, batch, new, past, chips),
+        lambda chips: _step(model, phase, fmt, batch, new, past, page, chips),
         model,
     )
 
@@ -170,6 +175,7 @@ class _Shape:
     batch: Dim
     new: Dim  # new tokens per sequence
     past: Dim  # cached tokens per sequence
+    page: Dim | None  # tokens per page of the cache
     tp: int
     absorb: bool  # MLA: expansion absorbed into query and output, as decode does
 
@@ -258,6 +264,7 @@ def _attend(s: _Shape, heads: int, kv_heads: int, head_dim: int, v_head_dim: int
         window=window,
         causal=s.model.causal,
         store=s.model.causal,
+        page=s.page,
         name="attn.core",
     )
     return op.inner()

@@ -369,6 +369,7 @@ _ATTENTION_DIMS: dict[str, int | None] = {
     "window": NO_WINDOW,
     "causal": 1,
     "store": 1,
+    "page": NO_WINDOW,
 }
 
 OPS: dict[str, OpSpec] = {
@@ -384,7 +385,7 @@ OPS: dict[str, OpSpec] = {
     ),
     "experts": OpSpec(
         "grouped GEMM of routed experts: each token through `top_k` of `experts` matrices [k,n]",
-        {"tokens": None, "top_k": None, "experts": None, "n": None, "k": None, "bias": 0},
+        {"tokens": None, "top_k": None, "experts": None, "n": None, "k": None, "bias": 0, "imbalance_pct": 100},
         ("a", "b", "out"),
         _experts_operands,
         _experts_flops,

@@ -214,12 +214,18 @@ def experts(
     out: str = "bf16",
     *,
     bias: bool = False,
+    imbalance_pct: Dim = 100,
     name: str = "experts",
 ) -> Op:
-    """Routed experts as a grouped GEMM; weights of the experts that are reached are read once."""
+    """Routed experts as a grouped GEMM; weights of the experts that are reached are read once.
+
+    ``imbalance_pct`` is the busiest expert's share of the tokens in percent of the mean: at tile and cycle fidelity
+    every expert takes as long as the busiest one.
+    """
     return make(
-        "experts", name, tokens=tokens, top_k=top_k, experts=experts, n=n, k=k, bias=int(bias), a=a, b=b, out=out
-    )
+        "experts", name, tokens=tokens, top_k=top_k, experts=experts, n=n, k=k, bias=int(bias),
+        imbalance_pct=dim("experts.imbalance_pct", imbalance_pct, low=100), a=a, b=b, out=out,
+    )  # fmt: skip
 
 
 def attention(
@@ -238,12 +244,14 @@ def attention(
     window: Dim | None = None,
     causal: bool = True,
     store: bool = True,
+    page: Dim | None = None,
     name: str = "attention",
 ) -> Op:
     """Attention of ``seq_q`` new tokens over ``seq_kv`` tokens in all (the new ones included).
 
     The other seq_kv − seq_q are read from the KV cache; the new ones are written to it when ``store``.
-    ``kv_width`` is the cache's elements per token (default kv_heads·(head_dim + v_head_dim)).
+    ``kv_width`` is the cache's elements per token (default kv_heads·(head_dim + v_head_dim)). A paged cache keeps
+    ``page`` consecutive tokens together and pages anywhere; without it a sequence lies in one piece.
     """
     total, new = dim("attention.seq_kv", seq_kv), dim("attention.seq_q", seq_q)
     if np.any(np.asarray(total) < np.asarray(new)):
@@ -264,6 +272,7 @@ def attention(
         window=NO_WINDOW if window is None else window,
         causal=int(causal),
         store=int(store),
+        page=NO_WINDOW if page is None else page,
         q=q,
         kv=kv,
         out=out,

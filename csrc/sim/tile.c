@@ -135,6 +135,7 @@ int nps_tile_search(const nps_tile_chip *c, const nps_tile_gemm *g, int64_t coun
                 for (int64_t l = 0; l < count_k; l++) {
                     if (l + 1 < count_k && (double)tk[l + 1] >= depth) continue; /* a shorter edge covers it too */
                     for (int32_t keep = NPS_KEEP_NONE; keep <= NPS_KEEP_B; keep++) {
+                        if (g->only_keep && keep != g->only_keep - 1) continue;
                         candidate t = {(double)tm[i], (double)tn[j], min2((double)tk[l], depth), (double)split[s], keep};
                         tried++;
                         if (held_bytes(c, g, &t, depth, waves) > c->core_bytes) continue;

@@ -30,6 +30,7 @@ typedef struct {
     double a_bytes, b_bytes, out_bytes;   /* per element */
     double a_cold, b_cold, out_cold;      /* share of the operand that passes DRAM */
     double vector_s;                      /* vector work beside the matrix work, all cores together */
+    int32_t only_keep;                    /* 0: whatever is best; else 1 + what has to be kept */
 } nps_tile_gemm;
 
 typedef struct {

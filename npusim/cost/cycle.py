@@ -7,7 +7,7 @@ one server at the pin rate. The run is the timeline that ``npusim trace`` writes
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -20,8 +20,11 @@ from npusim.cost import dram, dram_spec
 from npusim.cost.lowering import lower
 from npusim.cost.program import WORK, Floats, Program
 from npusim.cost.roofline import Work, slowest
+from npusim.cost.roofline import work as roofline_work
 from npusim.cost.tile import Priced, machine
 from npusim.errors import InputError, Problem
+from npusim.mapping import GemmMapping
+from npusim.ops import Dim
 from npusim.workload import Op
 
 # Channels are simulated this many clocks at a time: some 20 ns. A block enters the memory up to as much late.
@@ -157,23 +160,36 @@ def _machine(program: Program, memory: Memory) -> Any:
 # -- operators --------------------------------------------------------------------------------------------
 
 
-def timeline(op: Op, chip: Chip, work: Work) -> Timeline:
-    """The run of one operator with scalar dimensions."""
+def timeline(op: Op, chip: Chip, work: Work, mapping: GemmMapping | None = None) -> Timeline:
+    """The run of one operator with scalar dimensions, under ``mapping`` or the best one."""
     assert chip.memory is not None
-    return run(lower(op, chip, work), chip.memory)
+    return run(lower(op, chip, work, mapping), chip.memory)
 
 
-def price(op: Op, chip: Chip, work: Work) -> Priced:
+def price(op: Op, chip: Chip, work: Work, mapping: GemmMapping | None = None) -> Priced:
     """Time of one run of ``op``, elementwise over array dimensions (each element is run)."""
     shape = np.broadcast_shapes(*(np.shape(size) for size in op.dims.values()))
     if not shape:
-        return _price(op, chip, work)
-    raise InputError(Problem("the cycle model needs scalar dimensions", hint="price one shape at a time, or use tile"))
+        return _price(op, chip, work, mapping)
+    dims = {name: np.broadcast_to(size, shape) for name, size in op.dims.items()}
+    priced = []
+    for index in np.ndindex(shape):
+        one = replace(op, dims={name: size[index].item() for name, size in dims.items()})
+        priced.append(_price(one, chip, roofline_work(one, chip), mapping))
+
+    def column(values: list[float]) -> Dim:
+        return np.array(values, dtype=float).reshape(shape)
+
+    return Priced(
+        column([float(p.time_s) for p in priced]),
+        {name: column([float(p.seconds.get(name, 0.0)) for p in priced]) for name in priced[0].seconds},
+        column([float(p.dram_bytes) for p in priced]),
+    )
 
 
-def _price(op: Op, chip: Chip, work: Work) -> Priced:
+def _price(op: Op, chip: Chip, work: Work, mapping: GemmMapping | None) -> Priced:
     assert chip.memory is not None and chip.memory.bandwidth_bytes_per_s is not None
-    ran, figures = timeline(op, chip, work), machine(chip)
+    ran, figures = timeline(op, chip, work, mapping), machine(chip)
     rates = ran.program.port_bytes_per_s
     ports = np.array([queue.port for queue in ran.program.queues])[ran.program.queue]
     passed = np.bincount(ports[ports >= 0], weights=ran.program.bytes[ports >= 0], minlength=len(rates))

@@ -18,6 +18,7 @@ from npusim.chip import Chip
 from npusim.cost import tile
 from npusim.cost.program import CODES, Builder, Ints, Program, Queue
 from npusim.cost.roofline import Work, passing_bytes
+from npusim.mapping import GemmMapping
 from npusim.ops import Operand
 from npusim.workload import Op
 
@@ -39,14 +40,14 @@ class _Cores:
     vector: Ints
 
 
-def lower(op: Op, chip: Chip, work: Work) -> Program:
-    """The program of one run of ``op`` (scalar dimensions) under the mapping the tile search chooses.
+def lower(op: Op, chip: Chip, work: Work, mapping: GemmMapping | None = None) -> Program:
+    """The program of one run of ``op`` (scalar dimensions) under ``mapping``, else the one the tile search chooses.
 
     Raises:
         InputError: the operator does not fit the chip's memories.
     """
     if op.kind in tile.MATRIX_KINDS:
-        return _gemm(op, chip, work)
+        return _gemm(op, chip, work, mapping)
     if op.kind == "attention":
         from npusim.cost.lowering_attention import attention
 
@@ -120,8 +121,8 @@ def _tiles(groups: int, m: int, n: int, found: tile.GemmTime, cores: int) -> _Ti
     )  # fmt: skip
 
 
-def _gemm(op: Op, chip: Chip, work: Work) -> Program:
-    found = tile.chosen(op, chip, work)
+def _gemm(op: Op, chip: Chip, work: Work, mapping: GemmMapping | None) -> Program:
+    found = tile.chosen(op, chip, work, mapping)
     assert found is not None
     return _Gemm(op, chip, work, found).program()
 

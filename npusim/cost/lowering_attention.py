@@ -183,7 +183,9 @@ class _Attention:
         origin = self.space.tensor(cache)
         total = float(d["past"] + d["seq_q"])
         at = origin + ((i.group[:, None] * total + key) * width).ravel()
-        return self.build.blocks(moved, at, np.ceil(sizes), np.ceil(sizes)).reshape(keys.shape)
+        # A page holds its tokens head by head.
+        run = np.minimum(np.ceil(sizes), float(d["page"]) * width)
+        return self.build.blocks(moved, at, run, run * float(d["kv_heads"])).reshape(keys.shape)
 
     def _order(self, q: Ints, load: Ints, qk: Ints, softmax: Ints, pv: Ints, some: np.ndarray) -> None:
         build, turn, depth = self.build, self.items.turn, self.figures.buffers

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from npusim.chip import Chip, load_chip
 from npusim.cost import energy, roofline
 from npusim.errors import InputError, Problem, unknown_name
+from npusim.mapping import GemmMapping
 from npusim.ops import Dim
 from npusim.workload import Op, Workload
 
@@ -62,6 +63,7 @@ class Cost:
         time_s: seconds of the step.
         lower_bound_s: seconds no schedule of these operators on this chip can beat.
         host_s: host time per step, part of ``time_s``.
+        by_hand: mappings that were given.
     """
 
     workload: Workload
@@ -71,6 +73,18 @@ class Cost:
     time_s: Dim
     lower_bound_s: Dim
     host_s: float = 0.0
+    by_hand: Mapping[str, GemmMapping] = field(default_factory=dict)
+
+    @property
+    def mappings(self) -> dict[str, GemmMapping]:
+        """Mapping of every matrix operator, given by hand or found. Raises InputError at roofline or for arrays."""
+        if self.fidelity == "roofline" or np.ndim(self.time_s):
+            raise InputError(Problem("only tile and cycle of scalar dimensions have mappings", "fidelity"))
+        from npusim.cost import tile
+
+        works = ((op, roofline.work(op, self.chip)) for op in self.workload.ops)
+        found = {op.name: tile.chosen(op, self.chip, work, self.by_hand.get(op.name)) for op, work in works}
+        return {name: time.mapping for name, time in found.items() if time is not None}
 
     @property
     def chips(self) -> int:
@@ -146,7 +160,13 @@ class Cost:
         ]
 
 
-def estimate(work: Workload | Op, chip: Chip | str, fidelity: str = "roofline", tp: int | None = None) -> Cost:
+def estimate(
+    work: Workload | Op,
+    chip: Chip | str,
+    fidelity: str = "roofline",
+    tp: int | None = None,
+    mappings: Mapping[str, GemmMapping] | None = None,
+) -> Cost:
     """Prices a workload or an operator on a chip.
 
     Args:
@@ -154,9 +174,10 @@ def estimate(work: Workload | Op, chip: Chip | str, fidelity: str = "roofline", 
         chip: the hardware: a chip, a catalog name or a path.
         fidelity: ``"roofline"``, ``"tile"`` or ``"cycle"``.
         tp: tensor-parallel chips; rebuilds a model step for that many (default: as the step was built).
+        mappings: of matrix operators by name, in place of the search (tile and cycle).
 
     Raises:
-        InputError: unknown fidelity, or a single operator with tp > 1.
+        InputError: unknown fidelity, a single operator with tp > 1, or a mapping of an operator that has none.
         Unavailable: the chip lacks a rate that the work needs.
     """
     if fidelity not in FIDELITIES:
@@ -165,23 +186,41 @@ def estimate(work: Workload | Op, chip: Chip | str, fidelity: str = "roofline", 
         chip = load_chip(chip)
     chip.require(fidelity)
     workload = as_workload(work, tp)
+    by_hand = dict(mappings or {})
+    _check_mappings(by_hand, workload, fidelity)
     works = [roofline.work(op, chip) for op in workload.ops]
     constants = energy.energies(chip)
-    costs = tuple(_op_cost(op, item, chip, fidelity, constants) for op, item in zip(workload.ops, works, strict=True))
+    costs = tuple(
+        _op_cost(op, item, chip, fidelity, constants, by_hand.get(op.name))
+        for op, item in zip(workload.ops, works, strict=True)
+    )
     host_s = (chip.overheads.step_s or 0.0) if fidelity != "roofline" and workload.recipe is not None else 0.0
     total = sum(cost.time_s for cost in costs) + host_s
     bound = roofline.lower_bound(workload, works)
-    return Cost(workload, chip, fidelity, costs, total if np.ndim(total) else float(total), bound, host_s)
+    time_s = total if np.ndim(total) else float(total)
+    return Cost(workload, chip, fidelity, costs, time_s, bound, host_s, by_hand)
 
 
-def _op_cost(op: Op, work: roofline.Work, chip: Chip, fidelity: str, constants: energy.Energies | None) -> OpCost:
+def _check_mappings(mappings: dict[str, GemmMapping], workload: Workload, fidelity: str) -> None:
+    mapped = [op.name for op in workload.ops if op.kind in ("gemm", "experts", "conv2d")]
+    for name in mappings:
+        if name not in mapped:
+            raise unknown_name("matrix operator of the workload", name, mapped, "mappings")
+    if mappings and fidelity == "roofline":
+        raise InputError(Problem("the roofline has no mapping", "mappings", allowed="fidelity tile or cycle"))
+
+
+def _op_cost(
+    op: Op, work: roofline.Work, chip: Chip, fidelity: str, constants: energy.Energies | None,
+    mapping: GemmMapping | None = None,
+) -> OpCost:  # fmt: skip
     """All runs of one operator together."""
     seconds, moved = dict(work.seconds), work.dram_bytes
     time_s: Dim = roofline.slowest(seconds.values())
     if fidelity != "roofline":
         from npusim.cost import cycle, tile  # they load compiled code
 
-        priced = (tile if fidelity == "tile" else cycle).price(op, chip, work)
+        priced = (tile if fidelity == "tile" else cycle).price(op, chip, work, mapping)
         busiest = roofline.slowest(priced.seconds.values())
         time_s, moved = priced.time_s, priced.dram_bytes
         # What no resource is busy with: set-up, launch, pipeline fill and drain.

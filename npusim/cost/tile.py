@@ -25,27 +25,16 @@ from npusim.chip_parts import Level, Memory
 from npusim.cost import dram, dram_spec
 from npusim.cost.roofline import Work, passing_bytes, slowest
 from npusim.errors import InputError, Problem
-from npusim.ops import Dim, conv_gemm, visible_pairs
+from npusim.mapping import KEEPS, GemmMapping
+from npusim.ops import NO_WINDOW, Dim, conv_gemm, visible_pairs
 from npusim.ops import active_experts as reached
 from npusim.workload import Op
 
 _ENGINES = {"systolic": _sim.lib.NPS_SYSTOLIC, "dot": _sim.lib.NPS_DOT, "tensorcore": _sim.lib.NPS_TENSORCORE}
 _DATAFLOWS = {"os": _sim.lib.NPS_DATAFLOW_OS, "ws": _sim.lib.NPS_DATAFLOW_WS, "is": _sim.lib.NPS_DATAFLOW_IS}
 MATRIX_KINDS = ("gemm", "experts", "conv2d")
-KEEPS = ("nothing", "a", "b")
 UNLIMITED = 1e300  # a bandwidth nobody described
 Menu = tuple[list[int], list[int], list[int], list[int]]
-
-
-@dataclass(frozen=True, slots=True)
-class GemmMapping:
-    """How a GEMM is laid onto a chip: tile edges, split of the reduction, and the operand that stays in a core."""
-
-    tm: int
-    tn: int
-    tk: int
-    split: int = 1
-    keep: str = "nothing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +195,23 @@ def tile_cycles(chip: Chip, fmt: str, tm: int, tn: int, tk: int) -> float:
     return float(_sim.lib.nps_tile_cycles(c_chip(engine(chip, fmt), machine(chip)), tm, tn, tk))
 
 
+def dram_share(chip: Chip, run_bytes: Dim, scattered: bool, write_share: Dim) -> Dim:
+    """Share of the pin bandwidth that an operator's accesses reach in the chip's DRAM; 1 without a timing table.
+
+    Args:
+        chip: the hardware.
+        run_bytes: contiguous bytes.
+        scattered: runs lie anywhere, not one after the other.
+        write_share: share of the bytes that are written.
+    """
+    assert chip.memory is not None
+    if stream_efficiency(chip) is None:
+        return 1.0
+    device, devices = dram_spec.memory_of(chip.memory)
+    stride = 0 if scattered else run_bytes
+    return _plain(dram.efficiency(device, run_bytes, stride_bytes=stride, write_share=write_share, devices=devices))
+
+
 # -- the menu ---------------------------------------------------------------------------------------------
 
 
@@ -248,7 +254,7 @@ def default_menu(chip: Chip, m: int, n: int, k: int) -> Menu:
 
 def gemm_time(chip: Chip, fmt: str, groups: float, m: float, n: float, k: float, bytes_per: tuple[float, float, float],
               cold: tuple[float, float, float] = (1.0, 1.0, 1.0), vector_s: float = 0.0,
-              menu: Menu | None = None) -> GemmTime:  # fmt: skip
+              menu: Menu | None = None, keep: str | None = None) -> GemmTime:  # fmt: skip
     """Best mapping of ``groups`` GEMMs out[m,n] = a[m,k] b[k,n].
 
     Args:
@@ -262,13 +268,14 @@ def gemm_time(chip: Chip, fmt: str, groups: float, m: float, n: float, k: float,
         cold: share of a, b, out that passes main memory.
         vector_s: vector work that runs beside.
         menu: lists of tile edges (m, n, k) and splits instead of the documented menu.
+        keep: the operand that has to stay in a core (None: whatever is best).
 
     Raises:
         InputError: no candidate fits the core's memory.
     """
     edges = menu or default_menu(chip, *map(math.ceil, (m, n, k)))
     shape = (groups, m, n, k, *bytes_per, *cold, vector_s)
-    found = _search(engine(chip, fmt), machine(chip), tuple(map(float, shape)), tuple(map(tuple, edges)))
+    found = _search(engine(chip, fmt), machine(chip), tuple(map(float, shape)), tuple(map(tuple, edges)), keep)
     if found is None:
         what = f"no tile of a {m:g} x {n:g} x {k:g} GEMM fits a core's memory of '{chip.name}'"
         raise InputError(Problem(f"{what} ({machine(chip).core_bytes:g} bytes)", "levels"))
@@ -277,13 +284,14 @@ def gemm_time(chip: Chip, fmt: str, groups: float, m: float, n: float, k: float,
 
 @lru_cache(maxsize=2**16)
 def _search(
-    unit: Engine, figures: Machine, shape: tuple[float, ...], edges: tuple[tuple[int, ...], ...]
+    unit: Engine, figures: Machine, shape: tuple[float, ...], edges: tuple[tuple[int, ...], ...], keep: str | None
 ) -> GemmTime | None:
     """Runs the compiled search; identical searches are done once."""
     c, g, best = c_chip(unit, figures), _sim.ffi.new("nps_tile_gemm *"), _sim.ffi.new("nps_tile_result *")
     g.groups, g.m, g.n, g.k = shape[:4]
     g.a_bytes, g.b_bytes, g.out_bytes = shape[4:7]
     g.a_cold, g.b_cold, g.out_cold, g.vector_s = shape[7:]
+    g.only_keep = 0 if keep is None else 1 + KEEPS.index(keep)
     lists = [np.array(list(column), np.int64) for column in edges]
     pointers = [x for column in lists for x in (len(column), _sim.ffi.from_buffer(column))]
     if _sim.lib.nps_tile_search(c, g, *pointers, best) != 0:
@@ -306,14 +314,16 @@ class Priced:
     dram_bytes: Dim
 
 
-def price(op: Op, chip: Chip, work: Work) -> Priced:
+def price(op: Op, chip: Chip, work: Work, mapping: GemmMapping | None = None) -> Priced:
     """Time of one run of ``op``; ``work`` is its roofline work. Elementwise over array dimensions.
+
+    ``mapping`` takes the place of the search for a matrix operator.
 
     Raises:
         InputError: the operator does not fit the chip's memories.
     """
     if op.kind in MATRIX_KINDS:
-        priced = _matrix(op, chip, work)
+        priced = _matrix(op, chip, work, mapping)
     elif op.kind == "attention":
         priced = _attention(op, chip, work)
     else:
@@ -331,13 +341,15 @@ def price(op: Op, chip: Chip, work: Work) -> Priced:
 
 def _stream(op: Op, chip: Chip, work: Work) -> Priced:
     """Vector operators, gathers and collectives: the slowest resource, after the first transfer has started."""
-    figures = machine(chip)
-    latency: Dim = 2 * figures.transfer_s
+    latency: Dim = 2 * machine(chip).transfer_s
     if op.kind == "collective":
         assert chip.link is not None
         hops = 2 * (op.dims["chips"] - 1) if op.function == "all_reduce" else op.dims["chips"] - 1
         latency = hops * (chip.link.latency_s or 0.0)
-    return Priced(slowest(work.seconds.values()) + latency, {}, work.dram_bytes)
+    written = sum(passing_bytes(op, operand, chip.sram_bytes) for operand in op.operands if operand.write)
+    share = dram_share(chip, STREAM_RUN_BYTES, False, np.clip(written / np.maximum(work.dram_bytes, 1), 0, 1))
+    dram_s = work.seconds["dram"] / share
+    return Priced(slowest((*work.seconds.values(), dram_s)) + latency, {"dram": dram_s}, work.dram_bytes)
 
 
 def gemm_shape(op: Op) -> tuple[Dim, Dim, Dim, Dim]:
@@ -347,7 +359,8 @@ def gemm_shape(op: Op) -> tuple[Dim, Dim, Dim, Dim]:
         return (d["groups"], *conv_gemm(op))
     if op.kind == "experts":
         groups = reached(d["tokens"], d["experts"], d["top_k"])
-        return groups, d["tokens"] * d["top_k"] / groups, d["n"], d["k"]
+        # Every expert is given as many rows as the busiest one.
+        return groups, d["tokens"] * d["top_k"] / groups * d["imbalance_pct"] / 100, d["n"], d["k"]
     return d["groups"], d["m"], d["n"], d["k"]
 
 
@@ -366,26 +379,31 @@ def gemm_columns(op: Op, chip: Chip, work: Work) -> list[Dim]:
     return [groups, m, n, k, *cold, work.seconds.get("vector", 0.0)]
 
 
-def op_gemm(op: Op, chip: Chip, columns: list[float]) -> GemmTime:
-    """The best mapping of a matrix operator for one set of ``gemm_columns``."""
+def op_gemm(op: Op, chip: Chip, columns: list[float], mapping: GemmMapping | None = None) -> GemmTime:
+    """A matrix operator under ``mapping``, else under the best one, for one set of ``gemm_columns``."""
     groups, m, n, k, *cold, vector_s = columns
     a, b, out = (dtypes.bits(operand.fmt) / 8 for operand in op.operands)
-    return gemm_time(chip, op.matrix_format, groups, m, n, k, (a, b, out), (cold[0], cold[1], cold[2]), vector_s)
+    menu, keep = None, None
+    if mapping is not None:
+        edges = (min(mapping.tm, math.ceil(m)), min(mapping.tn, math.ceil(n)), min(mapping.tk, math.ceil(k)))
+        menu, keep = ([edges[0]], [edges[1]], [edges[2]], [mapping.split]), mapping.keep
+    shape = (groups, m, n, k, (a, b, out), (cold[0], cold[1], cold[2]), vector_s)
+    return gemm_time(chip, op.matrix_format, *shape, menu, keep)
 
 
-def chosen(op: Op, chip: Chip, work: Work) -> GemmTime | None:
+def chosen(op: Op, chip: Chip, work: Work, mapping: GemmMapping | None = None) -> GemmTime | None:
     """What the search chose for a matrix operator with scalar dimensions; None for other kinds."""
     if op.kind not in MATRIX_KINDS:
         return None
-    return op_gemm(op, chip, [float(column) for column in gemm_columns(op, chip, work)])
+    return op_gemm(op, chip, [float(column) for column in gemm_columns(op, chip, work)], mapping)
 
 
-def _matrix(op: Op, chip: Chip, work: Work) -> Priced:
+def _matrix(op: Op, chip: Chip, work: Work, mapping: GemmMapping | None) -> Priced:
     columns = np.broadcast_arrays(*(np.asarray(column, float) for column in gemm_columns(op, chip, work)))
     unique, inverse = np.unique(np.stack([c.ravel() for c in columns], axis=1), axis=0, return_inverse=True)
     found = np.empty((len(unique), 6))
     for index, row in enumerate(unique):
-        best = op_gemm(op, chip, row.tolist())
+        best = op_gemm(op, chip, row.tolist(), mapping)
         found[index] = (best.time_s, *best.seconds.values(), best.dram_bytes)
     shape = columns[0].shape
     time_s, matrix, port, shared, dram, moved = (_plain(found[inverse.ravel(), i].reshape(shape)) for i in range(6))
@@ -472,11 +490,11 @@ def _blocked(op: Op, chip: Chip, figures: Machine, unit: Any, work: Work, rows: 
     # Keys and values are read again for every block of rows unless the shared memory holds them.
     moved = work.dram_bytes + np.maximum(blocks - 1, 0) * np.maximum(cache - figures.shared_bytes, 0.0)
     loaded = items * split * np.ceil(steps / split) * step_bytes
-    port_s, dram_s = rounds * step_bytes / figures.core_bytes_per_s, moved / figures.dram_bytes_per_s
+    port_s, dram_s = rounds * step_bytes / figures.core_bytes_per_s, moved / _cache_bytes_per_s(op, chip)
     shared_s = np.maximum(loaded, op.bytes()) / figures.shared_bytes_per_s
     active = np.minimum(items * split, chip.cores)
     wait = figures.transfer_s + figures.latency_s
-    first = wait + step_bytes * active / figures.dram_bytes_per_s
+    first = wait + step_bytes * active / _cache_bytes_per_s(op, chip)
     # A buffer is asked for, filled and used before it is asked for again.
     filling = np.maximum(port_s, dram_s)
     turns = (rounds * wait + filling + matrix_s + vector_s) / figures.buffers
@@ -486,6 +504,17 @@ def _blocked(op: Op, chip: Chip, figures: Machine, unit: Any, work: Work, rows: 
     rest = slowest((port_s, shared_s, dram_s, work.seconds.get("vector", 0.0)))
     time_s = np.maximum(first + busy, figures.transfer_s + rest + last) + np.where(split > 1, merge, 0.0)
     return time_s, moved, matrix_s, vector_s, port_s, shared_s, dram_s
+
+
+def _cache_bytes_per_s(op: Op, chip: Chip) -> Dim:
+    """Rate at which the KV cache is read: pages lie anywhere, a cache in one piece is a stream."""
+    assert chip.memory is not None and chip.memory.bandwidth_bytes_per_s is not None
+    page = op.dims["page"]
+    paged = np.asarray(page) < NO_WINDOW
+    if not paged.any():
+        return machine(chip).dram_bytes_per_s
+    run = np.minimum(page * op.dims["kv_width"] * _cache_bytes(op), float(1 << 20))
+    return chip.memory.bandwidth_bytes_per_s * dram_share(chip, run, True, 0.0)
 
 
 def _reach(op: Op, positions: float, lone: Dim) -> Dim:

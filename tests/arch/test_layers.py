@@ -26,6 +26,7 @@ LAYERS = {
     "catalog": 1,
     "llm": 2,
     "parallel": 2,
+    "mapping": 2,
     "cost": 3,
     "kperf_suite": 4,
     "explanation": 4,
