@@ -201,6 +201,7 @@ class Dma(Spec):
     bytes_per_cycle: Number | None = None
     setup_s: Seconds | None = Field(None, alias="setup")
     alignment_bytes: Bytes | None = Field(None, alias="alignment")
+    prefetch: bool = False  # the next operator's weights are fetched into free shared memory meanwhile
 
 
 class Fabric(Spec):

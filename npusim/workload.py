@@ -23,7 +23,8 @@ class Op:
     """One operator: ``kind`` is a key of ``OPS``; ``count`` is how often the workload runs it.
 
     ``formats`` and ``roles`` are per operand name; ``llc`` names operands that are found on chip
-    (repeated measurements on the same tensors) although their role would make them cold.
+    (repeated measurements on the same tensors) although their role would make them cold. ``prefetched`` is the
+    share of the weights that was fetched before the operator starts.
     """
 
     kind: str
@@ -34,6 +35,7 @@ class Op:
     count: int = 1
     function: str = ""
     llc: frozenset[str] = frozenset()
+    prefetched: Dim = 0.0
 
     @property
     def spec(self) -> OpSpec:

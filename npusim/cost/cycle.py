@@ -19,9 +19,9 @@ from npusim.chip_parts import Memory
 from npusim.cost import dram, dram_spec
 from npusim.cost.lowering import lower
 from npusim.cost.program import WORK, Floats, Program
-from npusim.cost.roofline import Work, slowest
+from npusim.cost.roofline import Priced, Work, slowest
 from npusim.cost.roofline import work as roofline_work
-from npusim.cost.tile import Priced, machine
+from npusim.cost.tile import machine
 from npusim.errors import InputError, Problem
 from npusim.mapping import GemmMapping
 from npusim.ops import Dim

@@ -40,6 +40,15 @@ class Work:
     link_bytes: Dim
 
 
+@dataclass(frozen=True, slots=True)
+class Priced:
+    """One run of an operator: time, busy seconds per resource, main-memory bytes."""
+
+    time_s: Dim
+    seconds: dict[str, Dim]
+    dram_bytes: Dim
+
+
 def dram_bytes(op: Op, on_chip_bytes: float) -> Dim:
     """Compulsory main-memory bytes of an operator.
 
@@ -52,7 +61,8 @@ def dram_bytes(op: Op, on_chip_bytes: float) -> Dim:
 def passing_bytes(op: Op, operand: Operand, on_chip_bytes: float) -> Dim:
     """Bytes of one operand that must pass main memory; see ``dram_bytes``."""
     if operand.role != "act" and operand.name not in op.llc:
-        return operand.bytes
+        waiting = operand.role == "weight" and np.any(np.asarray(op.prefetched) > 0)
+        return operand.bytes * (1 - op.prefetched) if waiting else operand.bytes
     excess = operand.bytes - on_chip_bytes
     return np.maximum(excess, 0.0) if isinstance(excess, np.ndarray) else max(excess, 0)
 

@@ -23,7 +23,7 @@ from npusim import _sim, dtypes
 from npusim.chip import Chip
 from npusim.chip_parts import Level, Memory
 from npusim.cost import dram, dram_spec
-from npusim.cost.roofline import Work, passing_bytes, slowest
+from npusim.cost.roofline import Priced, Work, passing_bytes, slowest
 from npusim.errors import InputError, Problem
 from npusim.mapping import KEEPS, GemmMapping
 from npusim.ops import NO_WINDOW, Dim, conv_gemm, visible_pairs
@@ -303,15 +303,6 @@ def _search(
 
 
 # -- operators --------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Priced:
-    """One run of an operator: time, busy seconds per resource, main-memory bytes."""
-
-    time_s: Dim
-    seconds: dict[str, Dim]
-    dram_bytes: Dim
 
 
 def price(op: Op, chip: Chip, work: Work, mapping: GemmMapping | None = None) -> Priced:
