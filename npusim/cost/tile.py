@@ -207,9 +207,18 @@ def dram_share(chip: Chip, run_bytes: Dim, scattered: bool, write_share: Dim) ->
     assert chip.memory is not None
     if stream_efficiency(chip) is None:
         return 1.0
-    device, devices = dram_spec.memory_of(chip.memory)
-    stride = 0 if scattered else run_bytes
-    return _plain(dram.efficiency(device, run_bytes, stride_bytes=stride, write_share=write_share, devices=devices))
+    sizes = np.broadcast_arrays(run_bytes, write_share)
+    shares = [
+        _share(chip.memory, float(run), scattered, float(part)) for run, part in zip(*map(np.ravel, sizes), strict=True)
+    ]
+    return _plain(np.array(shares).reshape(sizes[0].shape))
+
+
+@lru_cache(maxsize=2**16)
+def _share(memory: Memory, run_bytes: float, scattered: bool, write_share: float) -> float:
+    device, devices = dram_spec.memory_of(memory)
+    stride = 0.0 if scattered else run_bytes
+    return float(dram.efficiency(device, run_bytes, stride_bytes=stride, write_share=write_share, devices=devices))
 
 
 # -- the menu ---------------------------------------------------------------------------------------------
@@ -431,7 +440,8 @@ def _block_table(op: Op, chip: Chip, work: Work) -> np.ndarray:
     """``_blocked`` of every block that fits: blocks × figures × shape of the dimensions."""
     figures = machine(chip)
     unit = c_chip(engine(chip, op.matrix_format), figures)
-    tried = [_blocked(op, chip, figures, unit, work, *block) for block in _fitting_blocks(op, chip)]
+    rate = _cache_bytes_per_s(op, chip)
+    tried = [_blocked(op, chip, figures, rate, unit, work, *block) for block in _fitting_blocks(op, chip)]
     shape = np.broadcast_shapes(*(np.shape(part) for parts in tried for part in parts))
     return np.stack([np.stack([np.broadcast_to(part, shape) for part in parts]) for parts in tried])
 
@@ -455,7 +465,9 @@ def _cache_bytes(op: Op) -> float:
     return dtypes.bits(op.formats["kv"]) / 8
 
 
-def _blocked(op: Op, chip: Chip, figures: Machine, unit: Any, work: Work, rows: int, keys: int) -> tuple[Dim, ...]:
+def _blocked(
+    op: Op, chip: Chip, figures: Machine, rate: Dim, unit: Any, work: Work, rows: int, keys: int
+) -> tuple[Dim, ...]:
     """(time, main-memory bytes, busy seconds of ``_ATTENTION_RESOURCES``) with blocks of rows × keys.
 
     Query heads that share a KV head are rows of one matrix. A core takes a block of rows through its keys;
@@ -481,11 +493,11 @@ def _blocked(op: Op, chip: Chip, figures: Machine, unit: Any, work: Work, rows: 
     # Keys and values are read again for every block of rows unless the shared memory holds them.
     moved = work.dram_bytes + np.maximum(blocks - 1, 0) * np.maximum(cache - figures.shared_bytes, 0.0)
     loaded = items * split * np.ceil(steps / split) * step_bytes
-    port_s, dram_s = rounds * step_bytes / figures.core_bytes_per_s, moved / _cache_bytes_per_s(op, chip)
+    port_s, dram_s = rounds * step_bytes / figures.core_bytes_per_s, moved / rate
     shared_s = np.maximum(loaded, op.bytes()) / figures.shared_bytes_per_s
     active = np.minimum(items * split, chip.cores)
     wait = figures.transfer_s + figures.latency_s
-    first = wait + step_bytes * active / _cache_bytes_per_s(op, chip)
+    first = wait + step_bytes * active / rate
     # A buffer is asked for, filled and used before it is asked for again.
     filling = np.maximum(port_s, dram_s)
     turns = (rounds * wait + filling + matrix_s + vector_s) / figures.buffers
