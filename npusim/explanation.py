@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from npusim.chip import Chip
-from npusim.cost import Cost, OpCost, estimate, roofline, tile
+from npusim.cost import Cost, OpCost, cycle, estimate, roofline, tile
 from npusim.errors import InputError, NpuError, Problem, unknown_name
 from npusim.mapping import GemmMapping
 from npusim.workload import Op, Workload
@@ -48,6 +48,9 @@ class Explanation:
         wave_utilisation: share left by cores that are idle in the last wave.
         mapping: the mapping of a matrix operator at tile fidelity.
         reread: main-memory bytes / the bytes that must pass once.
+        dram_share: share of its pin rate that main memory reaches (rows, turnaround, refresh); None without bytes.
+        dram_rows: bursts that found their row open (``hit``), closed, or another one open (``conflict``), at cycle
+            fidelity with DRAM timings.
         overhead_s: seconds in which no resource is busy.
         step_sensitivities: for the whole workload, best first.
         op_sensitivities: for the operator alone, best first.
@@ -62,6 +65,8 @@ class Explanation:
     wave_utilisation: float | None
     mapping: GemmMapping | None
     reread: float
+    dram_share: float | None
+    dram_rows: dict[str, int] | None
     overhead_s: float
     step_sensitivities: tuple[Sensitivity, ...]
     op_sensitivities: tuple[Sensitivity, ...]
@@ -74,7 +79,7 @@ def explain(work: Workload | Op, chip: Chip, op: str | None = None, fidelity: st
         work: a workload or operator with scalar dimensions.
         chip: the hardware.
         op: name of the operator (``layers.ffn.up``).
-        fidelity: cost model.
+        fidelity: cost model; speedups are the tile model's at cycle fidelity too.
 
     Raises:
         InputError: unknown operator, or array dimensions.
@@ -87,7 +92,9 @@ def explain(work: Workload | Op, chip: Chip, op: str | None = None, fidelity: st
         raise unknown_name("operator of the workload", op, names, "OP")
     wanted = max(cost.ops, key=lambda item: float(item.time_s)) if op is None else cost.ops[names.index(op)]
     base = roofline.work(wanted.op, chip)
-    found = tile.chosen(wanted.op, chip, base) if fidelity == "tile" else None
+    found = tile.chosen(wanted.op, chip, base) if fidelity != "roofline" else None
+    ran = cycle.timeline(wanted.op, chip, base) if fidelity == "cycle" else None
+    asked = "tile" if fidelity == "cycle" else fidelity
     compulsory = float(base.dram_bytes) * wanted.count
     shares = _shares(wanted, chip, found)
     return Explanation(
@@ -100,10 +107,20 @@ def explain(work: Workload | Op, chip: Chip, op: str | None = None, fidelity: st
         wave_utilisation=shares[3],
         mapping=found.mapping if found else None,
         reread=float(wanted.dram_bytes) / compulsory if compulsory else 1.0,
+        dram_share=_dram_share(wanted, chip, ran),
+        dram_rows=ran.rows or None if ran else None,
         overhead_s=float(wanted.seconds.get("overhead", 0.0)),
-        step_sensitivities=sensitivities(cost.workload, chip, fidelity),
-        op_sensitivities=sensitivities(Workload(wanted.op.name, (wanted.op,)), chip, fidelity),
+        step_sensitivities=sensitivities(cost.workload, chip, asked),
+        op_sensitivities=sensitivities(Workload(wanted.op.name, (wanted.op,)), chip, asked),
     )
+
+
+def _dram_share(item: OpCost, chip: Chip, ran: cycle.Timeline | None) -> float | None:
+    """Bytes at the pin rate / seconds in which main memory works on them (at cycle: has any of them to move)."""
+    assert chip.memory is not None and chip.memory.bandwidth_bytes_per_s is not None
+    at_peak_s = float(item.dram_bytes) / chip.memory.bandwidth_bytes_per_s
+    busy_s = item.count * ran.dram_busy_s if ran else float(item.seconds["dram"])
+    return at_peak_s / busy_s if at_peak_s and busy_s else None
 
 
 def _shares(item: OpCost, chip: Chip, found: tile.GemmTime | None) -> tuple[float | None, ...]:

@@ -74,6 +74,17 @@ class Timeline:
         spent = np.bincount(queues + 1, weights=(self.end_s - self.begin_s)[mine])
         return float(spent.max())
 
+    @property
+    def dram_busy_s(self) -> float:
+        """Seconds in which main memory has something to move: the union of the blocks' times."""
+        used = self.block_end_s >= 0
+        if not used.any():
+            return 0.0
+        order = np.argsort(self.block_begin_s[used])
+        begin, reach = self.block_begin_s[used][order], np.maximum.accumulate(self.block_end_s[used][order])
+        gaps = np.maximum(begin[1:] - reach[:-1], 0.0).sum()
+        return float(reach[-1] - begin[0] - gaps)
+
 
 def run(program: Program, memory: Memory) -> Timeline:
     """Runs a program against a chip's main memory.

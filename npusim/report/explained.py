@@ -21,7 +21,7 @@ def to_dict(e: Explanation) -> dict[str, Any]:
         "mapping": None if e.mapping is None else {k: getattr(e.mapping, k) for k in e.mapping.__slots__},
         "compute_utilisation": e.compute_utilisation, "tile_utilisation": e.tile_utilisation,
         "edge_utilisation": e.edge_utilisation, "wave_utilisation": e.wave_utilisation,
-        "reread": e.reread, "overhead_s": e.overhead_s,
+        "reread": e.reread, "dram_share": e.dram_share, "dram_rows": e.dram_rows, "overhead_s": e.overhead_s,
         "step_sensitivities": [vars(s) for s in e.step_sensitivities],
         "op_sensitivities": [vars(s) for s in e.op_sensitivities],
         "notes": chip_notes(e.cost.chip, e.cost.fidelity),
@@ -74,7 +74,13 @@ def _compute(e: Explanation) -> str:
 
 def _memory(e: Explanation) -> str:
     again = f", {e.reread:.2f} times what must pass once" if e.reread > 1.005 else ", each byte once"
-    return f"Main memory: {show(float(e.op.dram_bytes), 'B')}{again}."
+    share = f", at {e.dram_share:.0%} of its pin rate while it works" if e.dram_share is not None else ""
+    rows = ""
+    if e.dram_rows:
+        total = max(sum(e.dram_rows.values()), 1)
+        parts = [f"{e.dram_rows[name] / total:.1%} {name}" for name in ("hit", "closed", "conflict")]
+        rows = f"; of the bursts' rows {', '.join(parts)}"
+    return f"Main memory: {show(float(e.op.dram_bytes), 'B')}{again}{share}{rows}."
 
 
 def _knobs(e: Explanation) -> list[str]:
