@@ -90,6 +90,24 @@ def test_two_runs_are_equal():
             two.makespan_s, two.dram_bytes, two.events, two.rows)  # fmt: skip
 
 
+def test_a_faster_engine_can_be_slower():
+    """A scheduling anomaly (Graham, "Bounds on multiprocessing timing anomalies", SIAM J. Appl. Math. 17, 1969).
+
+    One core whose port fills 20 B/ns; a GEMM in tiles of 20 × 25 × 32, a kept. At 474 ns a tile is finished while the
+    port falls free: the load of the next tile's last operands but one comes first, its store second. With an engine
+    10 % faster the tile is finished at 457 ns, while an earlier load still moves until 462 ns: the store is next in
+    line, the load waits for it, and so does the engine, tile after tile: 1418 ns instead of 1391 ns.
+    """
+    chip = base().replace({"cores": 1, "levels.l1.capacity": 16384.0, "levels.l1.bytes_per_cycle": 20.0,
+                           "memory.kind": FIXED, "dma.setup": 0.0})  # fmt: skip
+    program = lowered(gemm(20, 100, 80), chip)
+    assert program is not None and chip.memory is not None
+    before = cycle.run(program, chip.memory)
+    after = cycle.run(replace(program, delay_s=program.delay_s / 1.1), chip.memory)
+    assert before.makespan_s == pytest.approx(1391e-9, rel=1e-9)
+    assert after.makespan_s == pytest.approx(1418e-9, rel=1e-9)
+
+
 # -- programs that cannot run ------------------------------------------------------------------------------------
 
 
