@@ -6,6 +6,8 @@
 
 #include "csrc/sim/cycle_dram.h"
 
+#define MAX_BLOCK_BYTES 1e18 /* counted in int64 */
+
 enum { END, BEGIN };
 
 typedef struct {
@@ -197,7 +199,7 @@ static int valid(const nps_cycle_machine *m, const nps_cycle_program *p) {
     for (int64_t i = 0; i < m->tasks; i++)
         if (!(delay[i] >= 0) || !(bytes[i] >= 0) || first[i + 1] < first[i]) return 0;
     for (int64_t i = 0; i < m->blocks; i++)
-        if (!(moved[i] > 0)) return 0;
+        if (!(moved[i] > 0 && moved[i] < MAX_BLOCK_BYTES)) return 0;
     for (int64_t i = 0; i < m->ports; i++)
         if (!(rate[i] > 0)) return 0;
     return in_range(p->deps, first[m->tasks], 0, m->tasks);

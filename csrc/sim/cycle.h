@@ -1,10 +1,11 @@
 /* Event-driven run of a program: tasks on in-order queues, which share core ports, a fabric and DRAM.
  *
  * A task is issued when those it depends on have ended and the task before it in its queue allows it. Without bytes
- * it holds its queue for `delay`. With bytes it is a transfer: transfers of a queue are issued one after the other
- * but their set-up (`delay`) overlaps the transfer before; one at a time moves data, through its port and the fabric,
- * each a server that takes transfers in the order in which they begin. A transfer may need a block of data from
- * DRAM (or bring one there): whoever begins first moves it, later ones wait for it where they need it.
+ * and block it holds its queue for `delay`; in a queue with a port it ends when it is issued. Otherwise, in such a
+ * queue, it is a transfer: transfers of a queue are issued one after the other but their set-up (`delay`) overlaps the
+ * transfer before; one at a time moves data, through its port and the fabric, each a server that takes transfers in
+ * the order in which they begin. A transfer may need a block of data from DRAM (or bring one there): whoever begins
+ * first moves it, later ones wait for it where they need it.
  *
  * Events at the same time: ends before begins, then by task. All times are seconds. */
 #ifndef NPS_CYCLE_H

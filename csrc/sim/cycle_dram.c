@@ -53,10 +53,17 @@ static int usable(const nps_cycle_machine *m, const nps_dram_config *config, con
            (m->devices == 0 || m->device_bytes >= PAGE_BYTES);
 }
 
+static int placeable(const nps_cycle_machine *m, const nps_cycle_program *p) {
+    const int64_t *address = p->block_address, *run = p->block_run, *stride = p->block_stride;
+    for (int64_t b = 0; b < m->blocks; b++)
+        if (address[b] < 0 || run[b] <= 0 || stride[b] < 0) return 0;
+    return 1;
+}
+
 nps_cycle_memory *nps_memory_new(const nps_cycle_machine *machine, const nps_cycle_program *p,
                                  const nps_dram_config *config, const nps_dram_map *map, int *status) {
     *status = NPS_EINVAL;
-    if (!usable(machine, config, map)) return NULL;
+    if (!usable(machine, config, map) || !placeable(machine, p)) return NULL;
     *status = NPS_ENOMEM;
     nps_cycle_memory *memory = calloc(1, sizeof *memory);
     if (!memory) return NULL;

@@ -150,7 +150,7 @@ class _Gemm:
 
     def program(self) -> Program:
         """Loads and matrix steps, then what happens to finished tiles."""
-        t, steps = self.t, self.steps
+        t = self.t
         compute_s = self._compute_s()
         a_block, b_block = self._a_blocks(), self._b_blocks()
         first_a = (self.map.keep != "a") | (t.place == 0)
@@ -166,12 +166,20 @@ class _Gemm:
         size = np.stack([a_bytes, b_bytes, np.zeros_like(a_bytes)], axis=-1)
         block = np.stack([np.where(a_bytes > 0, a_block, -1), np.where(b_bytes > 0, b_block, -1),
                           np.full_like(a_block, -1)], axis=-1)  # fmt: skip
-        tasks = self.build.tasks(work, queue[:, None, :], delay, size, block)
-        load_a, load_b, mac = tasks[..., 0], tasks[..., 1], tasks[..., 2]
+
+        def row(of_steps: np.ndarray, of_vector: np.ndarray | float) -> np.ndarray:
+            """A tile's row of tasks: its steps, then its vector work, which may share the engine's queue."""
+            flat = np.broadcast_to(of_steps, size.shape).reshape(len(t.core), -1)
+            return np.column_stack([flat, np.broadcast_to(of_vector, len(t.core))])
+
+        share = t.m * t.n / (self.groups * self.m * self.n * self.map.split)
+        vector_s = self.vector_s * self.cores.count * share
+        tasks = self.build.tasks(row(work, CODES["vector"]), row(queue[:, None, :], self.cores.vector[t.core]),
+                                 row(delay, vector_s), row(size, 0.0), row(block, -1))  # fmt: skip
+        load_a, load_b, mac = np.moveaxis(tasks[:, :-1].reshape(size.shape), -1, 0)
         self._order(load_a, load_b, mac, some)
         self._hold(load_a, load_b, mac, a_bytes, b_bytes)
-        self._finish(mac)
-        assert steps == tasks.shape[1]
+        self._finish(mac, tasks[:, -1])
         return self.build.program()
 
     def _compute_s(self) -> np.ndarray:
@@ -257,14 +265,12 @@ class _Gemm:
             build.hold(core, load, mac[last] if self.map.keep == name else mac, size)
         build.hold(t.core, mac[:, 0], mac[:, -1], t.m * t.n * ACCUMULATOR_BYTES)
 
-    def _finish(self, mac: Ints) -> None:
+    def _finish(self, mac: Ints, vector: Ints) -> None:
         """Vector work, store of the tile, and the sum of a split reduction."""
         t, build, cores, setup = self.t, self.build, self.cores, self.figures.transfer_s
         split = self.map.split > 1
-        share = t.m * t.n / (self.groups * self.m * self.n * self.map.split)
         last = mac[:, -1]
-        after = build.tasks(CODES["vector"], cores.vector[t.core], self.vector_s * cores.count * share)
-        build.after(after, last)
+        build.after(vector, last)
         out_bytes = t.m * t.n * (ACCUMULATOR_BYTES if split else self.out_bytes)
         name = "store partial" if split else "store"
         origin = self.space.tensor(self.groups * self.m * self.n * self.out_bytes)
@@ -273,7 +279,7 @@ class _Gemm:
         run, stride = np.ceil(t.n * self.out_bytes), np.ceil(self.n * self.out_bytes)
         block: Ints = np.full(len(t.core), -1) if split else build.blocks(cold, at, run, stride, write=True)
         store = build.tasks(CODES[name], cores.store[t.core], setup, out_bytes, block)
-        build.after(store, after)
+        build.after(store, vector)
         build.hold(t.core, last, store, t.m * t.n * self.out_bytes)
         # The staged result leaves before the next tile's is staged.
         build.after(last[1:], store[:-1], t.turn[1:] > 0)

@@ -100,8 +100,9 @@ class _Attention:
         size = keys * (self.key_dim + self.value_dim) * self.kv_bytes
         q_bytes, out_bytes, q_block, out_block, kv_cold = self._sides()
         kv_block = self._kv_blocks(keys, size, kv_cold)
-        # Queues run tasks by number: a step's scores come before the values of the step before where both overlap.
-        lag = 1 if self.overlap else 0
+        # Queues run tasks by number: a step's scores come before the values of the step before where both overlap
+        # and there is a buffer for the keys of either.
+        lag = 1 if self.overlap and self.figures.buffers > 1 else 0
         width = steps + lag
 
         def column(values: np.ndarray, late: int, idle: float = 0.0) -> Floats:

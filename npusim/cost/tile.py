@@ -365,18 +365,23 @@ def gemm_shape(op: Op) -> tuple[Dim, Dim, Dim, Dim]:
 
 
 def _cold_share(op: Op, on_chip: float) -> tuple[Dim, Dim, Dim]:
-    """Share of each operand that passes main memory."""
-    a, b, out = (passing_bytes(op, operand, on_chip) / operand.bytes for operand in op.operands)
+    """Bytes of each operand that pass main memory, by those of its matrix.
+
+    The implicit matrix of a convolution repeats input pixels; a bias comes with the weights, beyond their matrix.
+    """
+    groups, m, n, k = gemm_shape(op)
+    sizes = (groups * m * k, groups * n * k, groups * m * n)
+    a, b, out = (
+        passing_bytes(op, operand, on_chip) / (size * (dtypes.bits(operand.fmt) / 8))
+        for operand, size in zip(op.operands, sizes, strict=True)
+    )
     return a, b, out
 
 
 def gemm_columns(op: Op, chip: Chip, work: Work) -> list[Dim]:
     """groups, m, n, k, cold shares of a, b and out, vector seconds: what one search depends on."""
     groups, m, n, k = gemm_shape(op)
-    cold = list(_cold_share(op, chip.sram_bytes))
-    if op.kind == "conv2d":  # the implicit matrix repeats input pixels
-        cold[0] = cold[0] * op.operands[0].elements / (groups * m * k)
-    return [groups, m, n, k, *cold, work.seconds.get("vector", 0.0)]
+    return [groups, m, n, k, *_cold_share(op, chip.sram_bytes), work.seconds.get("vector", 0.0)]
 
 
 def op_gemm(op: Op, chip: Chip, columns: list[float], mapping: GemmMapping | None = None) -> GemmTime:
