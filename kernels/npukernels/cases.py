@@ -156,10 +156,9 @@ def _gemm(dtype: str, fill: str, seed: int, m: int, n: int, k: int) -> Case:
     else:
         a, b = _cancelling(draw, m, n, k)
     a32, b32 = a.astype(np.float32), b.astype(np.float32)
-    expected = a @ b
-    bound = np.zeros((m, n)) if fill == "integer" else gemm_bound(a32, b32)
+    expected, bound = frozen(a @ b, np.zeros((m, n)) if fill == "integer" else gemm_bound(a32, b32))
     dims = (("m", m), ("n", n), ("k", k))
-    return Case("gemm", dtype, fill, seed, dims, frozen(a32, b32), *frozen(expected, bound))
+    return Case("gemm", dtype, fill, seed, dims, frozen(a32, b32), expected, bound)
 
 
 def gemm_bound(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> Float64:
@@ -197,7 +196,7 @@ class Draw:
     def integers(self, low: int, high: int, *shape: int) -> Float64:
         """Integers from ``low`` to ``high`` inclusive; the range is far below 2^32, so modulo is fair."""
         words = self._bits.random_raw(math.prod(shape)).astype(np.uint64) >> np.uint64(32)
-        drawn = (words % np.uint64(high - low + 1)).astype(np.float64) + low
+        drawn: Float64 = (words % np.uint64(high - low + 1)).astype(np.float64) + low
         return drawn.reshape(shape)
 
     def uniform(self, *shape: int) -> Float64:
@@ -206,7 +205,8 @@ class Draw:
 
     def bell(self, *shape: int) -> Float64:
         """Bell-shaped around zero with variance 1/3: the sum of four uniforms in (-1/2, 1/2), 24 significant bits."""
-        return self.integers(-(2**21), 2**21 - 1, 4, *shape).sum(axis=0) * 2.0**-22
+        total: Float64 = self.integers(-(2**21), 2**21 - 1, 4, *shape).sum(axis=0)
+        return total * 2.0**-22
 
     def activations(self, rows: int, channels: int) -> Float64:
         """Activations of a language model: ``bell`` with one channel in 128 (at least one) 16 to 64 times as large.
