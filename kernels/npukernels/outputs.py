@@ -63,7 +63,7 @@ def decoded(output: Array, shape: tuple[int, ...], out_dtype: str) -> Float64:
         signed = np.where(nibbles > 7, nibbles - 16, nibbles).reshape(*output.shape[:-1], -1)
         return signed[..., : shape[-1]].astype(np.float64)
     if out_dtype in CODES:
-        codes = np.ascontiguousarray(output).view(CODES[out_dtype])
+        codes = np.ascontiguousarray(output).view(CODES[out_dtype]).reshape(shape)
         return formats.decode(codes, out_dtype).astype(np.float64)
     return output.astype(np.float64)
 
