@@ -1,9 +1,9 @@
 """Compares two commits: ``python -m bench.ab BASE HEAD``.
 
 Each commit is checked out into a git worktree of its own and built there. The benchmarks then run in
-interleaved rounds, BASE HEAD HEAD BASE, a process each, and ``npusim.regression`` judges the paired times. The
-instructions that the C kernels execute are counted under callgrind, where valgrind is installed, as a witness
-that no noise moves. Exit code 1 on a regression, 2 when the comparison cannot be made.
+interleaved rounds (BASE HEAD HEAD BASE, then HEAD BASE BASE HEAD), a process each, and ``npusim.regression``
+judges the paired times. The instructions that the C kernels execute are counted under callgrind, where valgrind
+is installed, as a witness that no noise moves. Exit code 1 on a regression, 2 when there is nothing to compare.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from npusim import regression
 from npusim.errors import InputError
 
 ROOT = Path(__file__).parents[1]
-ORDER = (0, 1, 1, 0)
 INSTRUCTION_THRESHOLD = 1.02
 _ENTRY = re.compile(r"^\s*([\d,]+) .*:_cffi_f_(npk_\w+)", re.MULTILINE)
 
@@ -46,7 +45,9 @@ def run(*command: str, cwd: Path = ROOT, env: dict[str, str] | None = None, limi
 @contextmanager
 def worktrees(*commits: str) -> Iterator[list[Path]]:
     """Checks out and builds each commit in a folder of its own; removes them at the end."""
-    ids = [run("git", "rev-parse", "--verify", "--end-of-options", f"{commit}^{{commit}}").strip() for commit in commits]
+    ids = [
+        run("git", "rev-parse", "--verify", "--end-of-options", f"{commit}^{{commit}}").strip() for commit in commits
+    ]
     made: list[Path] = []
     with tempfile.TemporaryDirectory(prefix="npusim-ab-") as folder:
         try:
@@ -83,37 +84,30 @@ def shortest_times(tree: Path, select: str | None, path: str, budget_s: float) -
 
 def interleave(
     trees: list[Path], select: str | None, path: str, rounds: int, budget_s: float
-) -> tuple[list[dict[str, list[float]]], list[set[str]]]:
-    """Times both sides in ABBA order.
-
-    Returns:
-        For each of the four places of a round, the times of each test by round; for each side, its tests.
-    """
-    places: list[dict[str, list[float]]] = [{} for _ in ORDER]
-    tests: list[set[str]] = [set(), set()]
+) -> list[dict[str, list[list[float]]]]:
+    """Times both sides in turn. Returns for each side the two times of every round, by test."""
+    sides: list[dict[str, list[list[float]]]] = [{}, {}]
     for number in range(rounds):
-        for place, side in enumerate(ORDER):
-            times = shortest_times(trees[side], select, path, budget_s)
-            tests[side] |= times.keys()
-            for name, seconds in times.items():
-                places[place].setdefault(name, []).append(seconds)
+        for side in regression.order(number):
+            for name, seconds in shortest_times(trees[side], select, path, budget_s).items():
+                times = sides[side].setdefault(name, [[] for _ in range(rounds)])
+                times[number].append(seconds)
         print(f"round {number + 1} of {rounds}", file=sys.stderr)
-    return places, tests
+    return sides
 
 
-def judge(
-    places: list[dict[str, list[float]]], tests: list[set[str]], rounds: int, threshold: float
-) -> regression.Comparison:
+def judge(sides: list[dict[str, list[list[float]]]], threshold: float) -> regression.Comparison:
     """Verdicts on every test that both sides ran in every round."""
-    common = sorted(tests[0] & tests[1])
-    complete = [name for name in common if all(len(place.get(name, ())) == rounds for place in places)]
+    common = sorted(sides[0].keys() & sides[1].keys())
+    complete = [name for name in common if all(len(pair) == 2 for side in sides for pair in side[name])]
     if not complete:
         raise InputError("the two commits have no benchmark in common")
     verdicts = tuple(
-        regression.paired(name, np.array([place[name] for place in places]).T, threshold) for name in complete
+        regression.paired(name, *(np.array(side[name]) for side in sides), threshold=threshold) for name in complete
     )
+    only = [tuple(sorted(sides[i].keys() - sides[1 - i].keys())) for i in (0, 1)]
     notes = tuple(f"{name} did not run in every round" for name in common if name not in complete)
-    return regression.Comparison(verdicts, tuple(sorted(tests[0] - tests[1])), tuple(sorted(tests[1] - tests[0])), notes)
+    return regression.Comparison(verdicts, *only, notes)
 
 
 def instructions(tree: Path, select: str | None, path: str) -> dict[str, int]:
@@ -175,8 +169,8 @@ def main(argv: list[str] | None = None) -> int:
     wanted = arguments(argv)
     try:
         with worktrees(wanted.base, wanted.head) as trees:
-            places, tests = interleave(trees, wanted.select, wanted.path, wanted.rounds, wanted.time)
-            comparison = judge(places, tests, wanted.rounds, 1 + wanted.threshold / 100)
+            sides = interleave(trees, wanted.select, wanted.path, wanted.rounds, wanted.time)
+            comparison = judge(sides, 1 + wanted.threshold / 100)
             lines, grown = witness(trees, wanted)
     except InputError as error:
         print(error, file=sys.stderr)

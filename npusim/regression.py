@@ -1,9 +1,10 @@
 """Is the current code slower than the baseline? Verdicts on benchmark timings, paired or stored.
 
-Paired timings come from interleaved rounds, A B B A, where a round is the baseline, twice the current code, and
-the baseline again: a clock that drifts touches both sides alike, and a burst or a half-speed window that
-hits one of the two timings of a side leaves the other. Stored timings were taken one after the other, so that
-whatever the machine did in between is in their ratio; their interval is therefore wide.
+Paired timings come from interleaved rounds: baseline, twice the current code, baseline again (A B B A), and
+the other way round in every second one (B A A B). A burst or a half-speed window that hits one of the two timings
+of a side leaves the other, and a clock that drifts favours one side in even rounds and the other in odd ones.
+Stored timings were taken one after the other, so that whatever the machine did in between is in their ratio;
+their interval is therefore wide.
 
 A test is slower when its ratio exceeds the threshold and its interval excludes 1; both are needed, the first
 because small differences do not matter, the second because noise may exceed any threshold.
@@ -28,7 +29,7 @@ FASTER, SLOWER, SAME = "faster", "slower", "same"
 
 # Ratios that matter: with interleaved rounds, and for timings stored at different times.
 PAIRED_THRESHOLD, STORED_THRESHOLD = 1.05, 1.10
-CONFIDENCE = 0.99
+CONFIDENCE = 0.95
 _RESAMPLES = 2000
 _MAX_BYTES = 256 * 2**20
 
@@ -116,7 +117,17 @@ class Record:
     tests: Mapping[str, Timing]
 
 
-def paired(test: str, seconds: npt.NDArray[np.float64], threshold: float = PAIRED_THRESHOLD) -> Verdict:
+def order(round_number: int) -> tuple[int, int, int, int]:
+    """Which side is timed when in a round: 0 is the baseline, 1 the current code."""
+    return (1, 0, 0, 1) if round_number % 2 else (0, 1, 1, 0)
+
+
+def paired(
+    test: str,
+    baseline: npt.NDArray[np.float64],
+    current: npt.NDArray[np.float64],
+    threshold: float = PAIRED_THRESHOLD,
+) -> Verdict:
     """Verdict on interleaved timings.
 
     The shorter of a round's two timings stands for its side. The ratio is the median over rounds, its interval
@@ -125,19 +136,18 @@ def paired(test: str, seconds: npt.NDArray[np.float64], threshold: float = PAIRE
 
     Args:
         test: its name.
-        seconds: shape (rounds, 4), in the order baseline, current, current, baseline; each the shortest
-            time of several runs.
+        baseline: seconds, shape (rounds, 2), timed in the ``order`` above; each the shortest of several runs.
+        current: the same of the current code.
         threshold: smallest ratio that counts as slower.
     """
-    logs = np.log(np.asarray(seconds, dtype=np.float64))
-    differences = np.minimum(logs[:, 1], logs[:, 2]) - np.minimum(logs[:, 0], logs[:, 3])
+    differences = np.log(current.min(axis=1)) - np.log(baseline.min(axis=1))
     rounds = len(differences)
     draws = np.random.Generator(np.random.PCG64(0)).integers(0, rounds, (_RESAMPLES, rounds))
     medians = np.median(differences[draws], axis=1)
     low, high = np.quantile(medians, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    baseline, current = float(seconds[:, [0, 3]].min()), float(seconds[:, [1, 2]].min())
     ratio = math.exp(float(np.median(differences)))
-    return _verdict(test, baseline, current, ratio, (math.exp(low), math.exp(high)), threshold)
+    interval = math.exp(low), math.exp(high)
+    return _verdict(test, float(baseline.min()), float(current.min()), ratio, interval, threshold)
 
 
 def stored(test: str, baseline: Timing, current: Timing, threshold: float = STORED_THRESHOLD) -> Verdict:
@@ -178,7 +188,9 @@ def compare(baseline: Record, current: Record, threshold: float = STORED_THRESHO
         what = "; ".join(f"{name}: {baseline.machine[name]} and {current.machine[name]}" for name in differs)
         if not force:
             hint = "record both on one machine, or give --force"
-            raise InputError(Problem(f"the records come from different machines ({what})", file=current.file, hint=hint))
+            raise InputError(
+                Problem(f"the records come from different machines ({what})", file=current.file, hint=hint)
+            )
         notes.append(f"different machines ({what}): the ratios compare machines, not code")
     common = [name for name in baseline.tests if name in current.tests]
     if not common:

@@ -94,6 +94,11 @@ def maker(op: str, dtypes: tuple[str, ...], **sizes: int | None) -> Callable[[Fu
     return register
 
 
+def makers() -> Mapping[str, Maker]:
+    """What makes the cases of each op."""
+    return dict(sorted(_MAKERS.items()))
+
+
 def golden(op: str, *, dtype: str = "fp32", fill: str = "uniform", seed: int = 0, **dims: int) -> Case:
     """Makes a test case.
 

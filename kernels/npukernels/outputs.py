@@ -18,7 +18,7 @@ Float64: TypeAlias = npt.NDArray[np.float64]
 Array: TypeAlias = npt.NDArray[Any]
 
 # Formats whose codes an output may hold, with the dtype that carries them.
-CODES = {"bf16": "uint16", "fp8": "uint8", "fp8_e5m2": "uint8", "fp6": "uint8", "fp4": "uint8"}
+CODES = {"bf16": "uint16", "fp8": "uint8", "fp8_e5m2": "uint8", "fp6": "uint8", "fp6_e3m2": "uint8", "fp4": "uint8"}
 PACKED = "int4"
 
 # Arrays of the ml_dtypes package hold the same codes under these names.
@@ -27,6 +27,7 @@ _ML_DTYPES = {
     "float8_e4m3fn": "fp8",
     "float8_e5m2": "fp8_e5m2",
     "float6_e2m3fn": "fp6",
+    "float6_e3m2fn": "fp6_e3m2",
     "float4_e2m1fn": "fp4",
 }
 
@@ -65,13 +66,14 @@ def decoded(output: Array, shape: tuple[int, ...], out_dtype: str) -> Float64:
     if out_dtype in CODES:
         codes = np.ascontiguousarray(output).view(CODES[out_dtype]).reshape(shape)
         return formats.decode(codes, out_dtype).astype(np.float64)
-    return output.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # signalling NaNs
+        return output.astype(np.float64)
 
 
 def rounded(values: Float64, out_dtype: str) -> Float64:
     """``values`` as the nearest numbers that ``out_dtype`` holds; beyond its range they saturate."""
     if out_dtype in CODES:
-        return formats.decode(formats.encode(values, out_dtype), out_dtype).astype(np.float64)
+        return formats.decode(formats.encode(values, out_dtype, saturate=True), out_dtype).astype(np.float64)
     low, high = limits(out_dtype)
     clipped = np.clip(values, low, high)
     if out_dtype.startswith("float"):
@@ -129,5 +131,5 @@ def _steps(values: Float64, out_dtype: str) -> npt.NDArray[np.int64]:
 def _all_numbers(out_dtype: str) -> Float64:
     """What each code of a format decodes to."""
     carried = np.dtype(CODES[out_dtype])
-    bits = {"fp6": 6, "fp4": 4}.get(out_dtype, 8 * carried.itemsize)
+    bits = {"fp6": 6, "fp6_e3m2": 6, "fp4": 4}.get(out_dtype, 8 * carried.itemsize)
     return formats.decode(np.arange(2**bits).astype(carried), out_dtype).astype(np.float64)
