@@ -100,7 +100,7 @@ def bomb(folder, name, size):
 
 
 def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path):
-    with pytest.raises(InputError, match="declares .*1000 times"):
+    with pytest.raises(InputError, match=r"declares .*1000 times"):
         case_files.load_output(bomb(tmp_path, "x.npz", 64 * 2**20))
 
 
@@ -117,7 +117,7 @@ def test_a_zip_that_lies_about_its_sizes_is_refused(tmp_path):
 
 def test_an_npz_without_a_clear_output_is_refused(tmp_path):
     np.savez(tmp_path / "x.npz", a=np.zeros(2), b=np.zeros(2))
-    with pytest.raises(InputError, match="holds 2 arrays.*'output'"):
+    with pytest.raises(InputError, match=r"holds 2 arrays.*'output'"):
         case_files.load_output(tmp_path / "x.npz")
 
 
