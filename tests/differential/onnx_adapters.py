@@ -250,15 +250,16 @@ def rotary_embedding(inputs, attributes):
 # -- attention -----------------------------------------------------------------------------------------------------
 
 
+ATTENTION_ATTRIBUTES = {"is_causal", "scale", "q_num_heads", "kv_num_heads", "left_window_size", "softmax_precision"}
+
+
 @adapter("Attention", "attention.attention")
 def attention(inputs, attributes):
     q, k, v, mask, past_k, past_v, lengths = (*inputs, *[None] * 7)[:7]
-    if mask is not None:
-        raise Unsupported("an arbitrary mask")
-    if attributes.get("softcap"):
-        raise Unsupported("softcap")
-    if lengths is not None:
-        raise Unsupported("lengths that pad on the right")
+    neutral = {"softcap": 0, "qk_matmul_output_mode": 0, "right_window_size": -1}
+    asked = {key for key, value in attributes.items() if value != neutral.get(key)} - ATTENTION_ATTRIBUTES
+    if mask is not None or asked:
+        raise Unsupported("an arbitrary mask" if mask is not None else ", ".join(sorted(asked)))
     flat = q.ndim == 3
     if flat:
         groups = attributes["q_num_heads"], attributes["kv_num_heads"], attributes["kv_num_heads"]
@@ -266,16 +267,30 @@ def attention(inputs, attributes):
     past = 0 if past_k is None else past_k.shape[2]
     if past_k is not None:
         k, v = np.concatenate([past_k, k], axis=2), np.concatenate([past_v, v], axis=2)
-    causal = bool(attributes.get("is_causal", 0))
-    if causal:  # query i stands at position past + i; for our kernel the last query stands at the last key
-        seen = past + q.shape[2]
-        if seen > k.shape[2]:
-            raise Unsupported("queries beyond the last key")
-        k, v = k[:, :, :seen], v[:, :, :seen]
-    scale = attributes.get("scale")
-    y = find("attention.attention")(q.astype(np.float32), k, v, causal=causal, scale=scale)
+    options = {"causal": bool(attributes.get("is_causal", 0)), "scale": attributes.get("scale")}
+    left = attributes.get("left_window_size", -1)
+    if left >= 0:
+        options["window"] = left + 1  # ours counts the query's own position
+    parts = [one_sequence(q, k, v, i, past, lengths, options) for i in range(q.shape[0])]
+    y = np.concatenate(parts)
     y = like(y.transpose(0, 2, 1, 3).reshape(y.shape[0], y.shape[2], -1) if flat else y, inputs[0].dtype)
     return [y, None, None, None]
+
+
+def one_sequence(q, k, v, index, past, lengths, options):
+    """Sequence ``index`` of the batch: keys that its queries must not see are cut off.
+
+    Query i stands at position ``past + i``; where lengths are given, the last one at the last key, as in ours.
+    """
+    part = slice(index, index + 1)
+    if lengths is not None:
+        seen = int(lengths[index])
+    else:
+        seen = past + q.shape[2] if options["causal"] or "window" in options else k.shape[2]
+    if seen > k.shape[2] or ("window" in options and not options["causal"]):
+        raise Unsupported("queries beyond the last key, or a window that is not causal")
+    keys, values = (np.ascontiguousarray(x[part, :, :seen]) for x in (k, v))
+    return find("attention.attention")(q[part].astype(np.float32), keys, values, **options)
 
 
 def split_heads(x, heads):
