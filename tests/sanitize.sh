@@ -25,6 +25,7 @@ CC=$compiler CFLAGS=$checks LDFLAGS=$checks LDSHARED="$compiler -shared" \
 for runtime_call in __asan_report_load __ubsan_handle; do
   grep -q "$runtime_call" "$build"/lib/npukernels/_native*.so || { echo "$compiler built without $runtime_call"; exit 1; }
 done
+export CC=$compiler CFLAGS=$checks  # for tests that compile kernels themselves
 export LD_PRELOAD=$runtime PYTHONPATH=$PWD/$build/lib PYTHONSAFEPATH=1 PYTHONMALLOC=malloc
 # handle_segv=0: the guard page tests expect the signal. Python frees little at exit, hence no leak check.
 export ASAN_OPTIONS=detect_leaks=0:handle_segv=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1
