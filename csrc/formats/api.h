@@ -19,8 +19,9 @@ int npk_decode(int isa, int format, int64_t n, const uint8_t *codes, float *x, i
  * x is `blocks` x `len`; a block is cut into rows of `cols` elements, the last of which may be shorter.
  * Element (b, r, c) has scale[b * sb + r * sr + c * sc] and zero[of the same index]; sc is 0 or 1. */
 int npk_quantize_int(int isa, int64_t blocks, int64_t len, int64_t cols, const float *x, const float *scale,
-                     const int32_t *zero, int64_t sb, int64_t sr, int64_t sc, int low, int high, uint8_t *codes);
+                     const int32_t *zero, int64_t sb, int64_t sr, int64_t sc, int low, int high, uint8_t *codes,
+                     int threads);
 int npk_dequantize_int(int isa, int64_t blocks, int64_t len, int64_t cols, const uint8_t *codes, const float *scale,
-                       const int32_t *zero, int64_t sb, int64_t sr, int64_t sc, int is_signed, float *x);
+                       const int32_t *zero, int64_t sb, int64_t sr, int64_t sc, int is_signed, float *x, int threads);
 
 #endif

@@ -94,36 +94,59 @@ static int check_scaled(int isa, int64_t blocks, int64_t len, int64_t cols, cons
     return n > 0 && (!x || !codes || !scale || !zero) ? NPK_EINVAL : NPK_OK;
 }
 
+/* Both directions of integer quantisation. */
+typedef struct {
+    const codec_ctx *ctx;
+    int64_t len, cols, rows, rows_per_task, all_rows;
+    const float *scale;
+    const int32_t *zero;
+    int64_t sb, sr, sc;
+    const float *real; /* quantize */
+    uint8_t *codes_out;
+    int low, high;
+    const uint8_t *codes; /* dequantize */
+    float *real_out;
+    bool is_signed;
+} scaled_job;
+
+static void scaled_task(void *context, int64_t task) {
+    const scaled_job *j = context;
+    int64_t first = task * j->rows_per_task, last = npk_min(first + j->rows_per_task, j->all_rows);
+    for (int64_t i = first; i < last; i++) {
+        int64_t b = i / j->rows, r = i % j->rows, s = b * j->sb + r * j->sr, from = b * j->len + r * j->cols;
+        npk_scaled_row row = {npk_min(j->cols, j->len - r * j->cols), j->scale + s, j->zero + s, j->sc};
+        if (j->real)
+            j->ctx->quantize(row, j->real + from, j->low, j->high, j->codes_out + from);
+        else
+            j->ctx->dequantize(row, j->codes + from, j->is_signed, j->real_out + from);
+    }
+}
+
+static int run_scaled(scaled_job *job, int64_t blocks, int threads) {
+    if (blocks == 0 || job->len == 0)
+        return NPK_OK;
+    job->cols = npk_min(job->cols, job->len);
+    job->rows = npk_ceil_div(job->len, job->cols);
+    job->all_rows = blocks * job->rows;
+    job->rows_per_task = npk_ceil_div(CHUNK, job->cols);
+    return npk_parallel(threads, npk_ceil_div(job->all_rows, job->rows_per_task), scaled_task, job);
+}
+
 int npk_quantize_int(int isa, int64_t blocks, int64_t len, int64_t cols, const float *x, const float *scale,
-                     const int32_t *zero, int64_t sb, int64_t sr, int64_t sc, int low, int high, uint8_t *codes) {
+                     const int32_t *zero, int64_t sb, int64_t sr, int64_t sc, int low, int high, uint8_t *codes,
+                     int threads) {
     int status = check_scaled(isa, blocks, len, cols, x, scale, zero, sb, sr, sc, codes);
     if (status == NPK_OK && (low < -128 || high > 255 || low >= high || high - low > 255))
         status = NPK_EINVAL;
-    if (status != NPK_OK)
-        return status;
-    const codec_ctx *ctx = context(isa);
-    cols = npk_min(cols, npk_min(len, INT64_MAX / 2) + 1); /* a row longer than the block is one row; at + cols fits */
-    for (int64_t b = 0; b < blocks; b++)
-        for (int64_t at = 0, r = 0; at < len; at += cols, r++) {
-            int64_t s = b * sb + r * sr, from = b * len + at;
-            npk_scaled_row row = {npk_min(cols, len - at), scale + s, zero + s, sc};
-            ctx->quantize(row, x + from, low, high, codes + from);
-        }
-    return NPK_OK;
+    scaled_job job = {.ctx = context(isa), .len = len, .cols = cols, .scale = scale, .zero = zero, .sb = sb, .sr = sr,
+                      .sc = sc, .real = x, .codes_out = codes, .low = low, .high = high};
+    return status == NPK_OK ? run_scaled(&job, blocks, threads) : status;
 }
 
 int npk_dequantize_int(int isa, int64_t blocks, int64_t len, int64_t cols, const uint8_t *codes, const float *scale,
-                       const int32_t *zero, int64_t sb, int64_t sr, int64_t sc, int is_signed, float *x) {
+                       const int32_t *zero, int64_t sb, int64_t sr, int64_t sc, int is_signed, float *x, int threads) {
     int status = check_scaled(isa, blocks, len, cols, x, scale, zero, sb, sr, sc, codes);
-    if (status != NPK_OK)
-        return status;
-    const codec_ctx *ctx = context(isa);
-    cols = npk_min(cols, npk_min(len, INT64_MAX / 2) + 1); /* a row longer than the block is one row; at + cols fits */
-    for (int64_t b = 0; b < blocks; b++)
-        for (int64_t at = 0, r = 0; at < len; at += cols, r++) {
-            int64_t s = b * sb + r * sr, from = b * len + at;
-            npk_scaled_row row = {npk_min(cols, len - at), scale + s, zero + s, sc};
-            ctx->dequantize(row, codes + from, is_signed != 0, x + from);
-        }
-    return NPK_OK;
+    scaled_job job = {.ctx = context(isa), .len = len, .cols = cols, .scale = scale, .zero = zero, .sb = sb, .sr = sr,
+                      .sc = sc, .codes = codes, .real_out = x, .is_signed = is_signed != 0};
+    return status == NPK_OK ? run_scaled(&job, blocks, threads) : status;
 }
