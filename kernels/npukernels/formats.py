@@ -307,10 +307,10 @@ def _encode_float(values: npt.NDArray[np.float64], f: FloatFormat, saturate: boo
 
 
 def _encode_scale(values: npt.NDArray[np.float64], saturate: bool) -> Codes:
-    """The nearest power of two, ties to the even code; NaN for zero, negative numbers and NaN."""
+    """The nearest power of two, ties up (no code is even: all significands are 1); NaN unless positive."""
     fraction, exponent = np.frexp(np.where(np.isfinite(values), values, 1.0))
     code = exponent.astype(np.int64) - 1 + 127
-    code += (fraction > 0.75) | ((fraction == 0.75) & (code % 2 == 1))
+    code += fraction >= 0.75
     code = np.where(np.isposinf(values) | (code > 254), 254 if saturate else 255, np.maximum(code, 0))
     return np.asarray(np.where(values > 0, code, 255).astype(np.uint8))
 

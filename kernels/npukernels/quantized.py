@@ -455,7 +455,7 @@ def _case_parts(dtype: str, fill: str, seed: int, m: int, n: int) -> tuple[Float
     assert isinstance(element, IntFormat)
     scale = (np.abs(draw.uniform(m)) + 0.5) * 2.0 ** draw.integers(-8, 2, m)
     zero = draw.integers(element.low, element.high, m)
-    steps = draw.integers(2 * element.low - 16, 2 * element.high + 16, m, n)
+    steps = draw.integers(element.low - 3, element.high + 3, m, n) - zero[:, None]  # the ends saturate
     if fill == "adversarial":
         steps = steps + 0.5  # ties, where the scale is a power of two
         scale = 2.0 ** np.rint(np.log2(scale))
@@ -463,7 +463,7 @@ def _case_parts(dtype: str, fill: str, seed: int, m: int, n: int) -> tuple[Float
         scale = np.ones(m)
     else:
         steps = steps + draw.uniform(m, n)
-    x = (steps - zero[:, None] / 2) * scale[:, None]
+    x = steps * scale[:, None]
     return x.astype(np.float32), scale.astype(np.float32), zero.astype(np.int32)
 
 
