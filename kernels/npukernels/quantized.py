@@ -233,11 +233,13 @@ def _layout(shape: tuple[int, ...], axis: int | None, group: int | None) -> Layo
 def spread(values: npt.NDArray[Any], layout: Layout, shape: tuple[int, ...]) -> npt.NDArray[Any]:
     """``values``, one a scale, repeated to one an element."""
     block, row, col = layout.steps
-    index = np.arange(layout.length)
-    within = index // layout.cols * row + index % layout.cols * col
-    every = within + np.arange(layout.blocks)[:, None] * block
-    each: npt.NDArray[Any] = values.reshape(-1)[every].reshape(shape)
-    return each
+    flat, rows = values.reshape(-1), -(-layout.length // layout.cols)
+    if not layout.blocks * layout.length:
+        return np.empty(shape, values.dtype)
+    # Repeated by strides of 0; the row may be longer than the rest of its block.
+    strides = tuple(step * flat.itemsize for step in (block, row, col))
+    repeated = np.lib.stride_tricks.as_strided(flat, (layout.blocks, rows, layout.cols), strides, writeable=False)
+    return repeated.reshape(layout.blocks, rows * layout.cols)[:, : layout.length].reshape(shape)
 
 
 @kernel("quantize", "ref")
