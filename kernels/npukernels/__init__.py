@@ -5,21 +5,27 @@ proven, and ``check`` judges an output against it, whoever computed it.
 """
 
 from npukernels.cases import Case, golden
+from npukernels.casts import cast
 from npukernels.matmul import gemm
 from npukernels.native import cpu_features, native_available, native_problem
+from npukernels.quantized import Quantized, dequantize, quantize
 from npukernels.registry import kernel, ops, variants
 from npukernels.verdict import Check, check
 
 __all__ = [
     "Case",
     "Check",
+    "Quantized",
+    "cast",
     "check",
     "cpu_features",
+    "dequantize",
     "gemm",
     "golden",
     "kernel",
     "native_available",
     "native_problem",
     "ops",
+    "quantize",
     "variants",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 from typing import Any, TypeAlias
@@ -49,12 +50,18 @@ def array(value: Any, name: str, kinds: tuple[str, ...], dims: tuple[int, ...] |
         raise _bad(name, f"is a {type(value).__name__}", "a NumPy array")
     if isinstance(value, np.ma.MaskedArray):
         raise _bad(name, "is a masked array", "a plain NumPy array", "use .filled()")
-    if value.dtype.name not in kinds or not value.dtype.isnative:
+    if _dtype_name(value.dtype) not in kinds or not value.dtype.isnative:
         raise _bad(name, f"has dtype {value.dtype}", " or ".join(kinds), f"{name}.astype('{kinds[0]}')")
     if dims is not None and value.ndim not in dims:
         allowed = " or ".join(map(str, dims))
         raise _bad(name, f"has {value.ndim} dimensions, shape {value.shape}", f"{allowed} dimensions")
     return value
+
+
+@functools.cache
+def _dtype_name(dtype: np.dtype[Any]) -> str:
+    """NumPy makes the name anew at every look, which takes longer than a small kernel."""
+    return dtype.name
 
 
 def output(out: Any, shape: tuple[int, ...], dtype: str, *inputs: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -131,9 +131,6 @@ FORMATS: dict[str, AnyFormat] = {
     )
 }
 
-# The names of npusim.dtypes that all mean the same to a simulator but not to a codec come first.
-_ALIASES = {"fp6_e2m3": "fp6", "e2m3": "fp6", "e3m2": "fp6_e3m2", "fp4_e2m1": "fp4", "e2m1": "fp4"}
-
 
 def get_format(name: str, path: str = "fmt") -> AnyFormat:
     """Returns the element format called ``name``: ``fp8`` is e4m3fn, ``fp6`` is e2m3.
@@ -142,7 +139,7 @@ def get_format(name: str, path: str = "fmt") -> AnyFormat:
         InputError: no such format, or one without codes of its own.
     """
     key = str(name).lower()
-    key = _ALIASES.get(key, dtypes.ALIASES.get(key, key))
+    key = dtypes.ALIASES.get(key, key)
     if key not in FORMATS:
         raise unknown_name("number format", str(name), FORMATS, path)
     return FORMATS[key]
@@ -169,7 +166,8 @@ def encode(x: npt.ArrayLike, fmt: str, saturate: bool | None = None) -> Codes:
     values = _real(x)
     if isinstance(f, IntFormat):
         kind = np.int8 if f.signed else np.uint8
-        return np.clip(np.rint(np.where(np.isnan(values), 0.0, values)), f.low, f.high).astype(kind)
+        rounded = np.rint(np.where(np.isnan(values), 0.0, values))
+        return np.asarray(np.clip(rounded, f.low, f.high).astype(kind))
     if isinstance(f, ScaleFormat):
         return _encode_scale(values, saturate is None or bool(saturate))
     codes = _encode_float(values, f, f.saturates if saturate is None else bool(saturate))
@@ -194,7 +192,7 @@ def decode(codes: npt.ArrayLike, fmt: str) -> Float32:
     if isinstance(f, IntFormat):
         return as_codes(codes, f).astype(np.float32)
     table: Float32 = _table(f.name)
-    return table[as_codes(codes, f)]
+    return np.asarray(table[as_codes(codes, f)])
 
 
 def as_codes(codes: npt.ArrayLike, f: AnyFormat) -> Codes:
@@ -309,12 +307,12 @@ def _encode_float(values: npt.NDArray[np.float64], f: FloatFormat, saturate: boo
 
 
 def _encode_scale(values: npt.NDArray[np.float64], saturate: bool) -> Codes:
-    """The nearest power of two, ties to the even code; NaN for zero, negative numbers and NaN."""
+    """The nearest power of two, ties up (no code is even: all significands are 1); NaN unless positive."""
     fraction, exponent = np.frexp(np.where(np.isfinite(values), values, 1.0))
     code = exponent.astype(np.int64) - 1 + 127
-    code += (fraction > 0.75) | ((fraction == 0.75) & (code % 2 == 1))
+    code += fraction >= 0.75
     code = np.where(np.isposinf(values) | (code > 254), 254 if saturate else 255, np.maximum(code, 0))
-    return np.where(values > 0, code, 255).astype(np.uint8)
+    return np.asarray(np.where(values > 0, code, 255).astype(np.uint8))
 
 
 @functools.cache
