@@ -5,7 +5,8 @@
  * LANES (no byte beyond is touched), v_stream (a store past the caches, 16-byte aligned) and
  * v_fence (which orders it), v_add, v_sub, v_mul,
  * v_div, v_fma(a, b, c) = a b + c, v_fnma(a, b, c) = c - a b, v_min and v_max (the second operand when either is
- * NaN), v_round (to nearest even), v_less, v_select(m, a, b) = m ? a : b, v_and, v_or, v_bits (an integer as a
+ * NaN), v_round (to nearest even), v_less, v_above (greater or
+ * unordered), v_none (no lane of a mask), v_select(m, a, b) = m ? a : b, v_and, v_or, v_bits (an integer as a
  * float), v_ldexp(x, n) = x 2^n rounded once for |n| <= 250, and loads and stores of 16-bit formats.
  *
  * Errors in units in the last place (ULP), largest over all 2^32 arguments, against float64

@@ -24,6 +24,9 @@ typedef __m256 M;
 #define v_max _mm256_max_ps
 #define v_round(x) _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
 #define v_less(a, b) _mm256_cmp_ps(a, b, _CMP_LT_OQ)
+/* a > b or unordered */
+#define v_above(a, b) _mm256_cmp_ps(a, b, _CMP_NLE_UQ)
+#define v_none(m) (_mm256_movemask_ps(m) == 0)
 #define v_select(m, a, b) _mm256_blendv_ps(b, a, m)
 #define v_and _mm256_and_ps
 #define v_or _mm256_or_ps

@@ -24,6 +24,9 @@ typedef __mmask16 M;
 #define v_max _mm512_max_ps
 #define v_round(x) _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
 #define v_less(a, b) _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ)
+/* a > b or unordered */
+#define v_above(a, b) _mm512_cmp_ps_mask(a, b, _CMP_NLE_UQ)
+#define v_none(m) ((m) == 0)
 #define v_select(m, a, b) _mm512_mask_blend_ps(m, b, a)
 #define v_and(a, b) _mm512_castsi512_ps(_mm512_and_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b)))
 #define v_or(a, b) _mm512_castsi512_ps(_mm512_or_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b)))

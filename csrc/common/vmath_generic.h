@@ -43,6 +43,14 @@ NPK_INLINE V v_fma(V a, V b, V c) { return a * b + c; }
 NPK_INLINE V v_fnma(V a, V b, V c) { return c - a * b; }
 #endif
 NPK_INLINE M v_less(V a, V b) { return a < b; }
+/* a > b or unordered */
+NPK_INLINE M v_above(V a, V b) { return ~(a <= b); }
+NPK_INLINE bool v_none(M m) {
+    int32_t any = 0;
+    for (int i = 0; i < LANES; i++)
+        any |= m[i];
+    return any == 0;
+}
 NPK_INLINE V v_select(M m, V a, V b) { return (V)((m & (M)a) | (~m & (M)b)); }
 NPK_INLINE V v_min(V a, V b) { return v_select(a < b, a, b); }
 NPK_INLINE V v_max(V a, V b) { return v_select(a > b, a, b); }

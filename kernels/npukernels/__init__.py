@@ -7,6 +7,7 @@ proven, and ``check`` judges an output against it, whoever computed it.
 from npukernels.activations import exp, gelu, sigmoid, silu, swiglu, tanh
 from npukernels.cases import Case, golden
 from npukernels.matmul import gemm
+from npukernels.norms import layernorm, rmsnorm, softmax
 from npukernels.native import cpu_features, native_available, native_problem
 from npukernels.registry import kernel, ops, variants
 from npukernels.verdict import Check, check
