@@ -3,11 +3,10 @@
  * Included by vmath_generic.h, vmath_avx2.h or vmath_avx512.h, which define: TARGET, LANES, the types V and M
  * (mask), and v_set1, v_load, v_store, v_load_part(x, count, fill), v_store_part(x, v, count) for 0 < count <
  * LANES (no byte beyond is touched), v_stream (a store past the caches, 16-byte aligned) and
- * v_fence (which orders it), v_add, v_sub, v_mul,
- * v_div, v_fma(a, b, c) = a b + c, v_fnma(a, b, c) = c - a b, v_min and v_max (the second operand when either is
- * NaN), v_round (to nearest even), v_less, v_above (greater or
- * unordered), v_none (no lane of a mask), v_select(m, a, b) = m ? a : b, v_and, v_or, v_bits (an integer as a
- * float), v_ldexp(x, n) = x 2^n rounded once for |n| <= 250, and loads and stores of 16-bit formats.
+ * v_fence (which orders it), v_add, v_sub, v_mul, v_div, v_fma(a, b, c) = a b + c, v_fnma(a, b, c) = c - a b, v_min and v_max (the second operand when either is
+ * NaN), v_less, v_above (greater or unordered), v_none (no lane of a mask), v_select(m, a, b) = m ? a : b, v_and,
+ * v_or, v_bits (an integer as a float), v_ldexp(x, n) = x 2^n rounded once for |n| <= 250, v_scale(x, n + V_MAGIC) =
+ * x 2^n for normal results, and loads and stores of 16-bit formats.
  *
  * Errors in units in the last place (ULP), largest over all 2^32 arguments, against float64
  * (tests/unit/kernels/test_vmath.py; subnormal results in units of 2^-149):
@@ -23,9 +22,13 @@
 #define V_LN2_HIGH 0.693359375f
 #define V_LN2_LOW -2.12194440e-4f
 
-/* m 2^n with an integral n. */
+/* 1.5 x 2^23: a number of small magnitude that is added to it loses its fraction, to nearest even, and its integral
+ * part stands in the lowest bits. */
+#define V_MAGIC 12582912.0f
+
+/* m 2^n; n is kept as t = n + V_MAGIC. */
 typedef struct {
-    V m, n;
+    V m, t;
 } v_scaled;
 
 /* exp(r) for |r| <= 0.36: 1 + r + r^2 p(r), relative error of p's fit 2^-28. */
@@ -37,17 +40,32 @@ TARGET NPK_INLINE V v_exp_near_zero(V r) {
     return v_add(v_fma(p, v_mul(r, r), r), v_set1(1.0f));
 }
 
-/* exp(x), unscaled; |x| <= 160. */
-TARGET NPK_INLINE v_scaled v_exp_parts(V x) {
-    V n = v_round(v_mul(x, v_set1(V_LOG2E)));
-    V r = v_fnma(n, v_set1(V_LN2_LOW), v_fnma(n, v_set1(V_LN2_HIGH), x));
-    return (v_scaled){v_exp_near_zero(r), n};
+/* exp(high + low) for a low far below high, unscaled; |high| <= 160. */
+TARGET NPK_INLINE v_scaled v_exp_parts(V high, V low) {
+    V t = v_fma(v_add(high, low), v_set1(V_LOG2E), v_set1(V_MAGIC)), n = v_sub(t, v_set1(V_MAGIC));
+    V r = v_fnma(n, v_set1(V_LN2_LOW), v_add(v_fnma(n, v_set1(V_LN2_HIGH), high), low));
+    return (v_scaled){v_exp_near_zero(r), t};
 }
+
+/* The same for low = 0. */
+TARGET NPK_INLINE v_scaled v_exp_parts_of(V x) {
+    V t = v_fma(x, v_set1(V_LOG2E), v_set1(V_MAGIC)), n = v_sub(t, v_set1(V_MAGIC));
+    V r = v_fnma(n, v_set1(V_LN2_LOW), v_fnma(n, v_set1(V_LN2_HIGH), x));
+    return (v_scaled){v_exp_near_zero(r), t};
+}
+
+/* Whether every lane is at most `limit` in magnitude. Then 2^n is a normal number and one operation scales by it;
+ * elsewhere two do, with the same bits where both are right. */
+TARGET NPK_INLINE bool v_within(V magnitude, float limit) { return v_none(v_above(magnitude, v_set1(limit))); }
 
 /* exp(x): 0 from -103.97, infinite from 88.73. */
 TARGET NPK_INLINE V v_exp(V x) {
-    v_scaled e = v_exp_parts(v_max(v_set1(-104.0f), v_min(v_set1(89.0f), x)));
-    return v_ldexp(e.m, e.n);
+    if (v_within(v_and(x, v_bits(0x7FFFFFFFu)), 87.0f)) {
+        v_scaled e = v_exp_parts_of(x);
+        return v_scale(e.m, e.t);
+    }
+    v_scaled e = v_exp_parts_of(v_max(v_set1(-104.0f), v_min(v_set1(89.0f), x)));
+    return v_ldexp(e.m, v_sub(e.t, v_set1(V_MAGIC)));
 }
 
 TARGET NPK_INLINE V v_abs(V x) { return v_and(x, v_bits(0x7FFFFFFFu)); }
@@ -67,14 +85,28 @@ TARGET NPK_INLINE V v_tanh(V x) {
     return v_or(magnitude, v_and(x, v_bits(0x80000000u)));
 }
 
-/* x / (1 + exp(-y)) for x of the sign of y or constant. With e = exp(-|y|) that is x e / (1 + e) for negative y;
- * e's power of two is multiplied in last, so that only the result can become subnormal. */
-TARGET NPK_INLINE V v_gated(V x, V y) {
+/* x / (1 + exp(-y)) for |y| < 87. */
+TARGET NPK_INLINE V v_gated_near(V x, V y) {
+    v_scaled e = v_exp_parts_of(v_sub(v_set1(0.0f), y));
+    return v_div(x, v_add(v_set1(1.0f), v_scale(e.m, e.t)));
+}
+
+/* The same for x of the sign of y, or constant. With e = exp(-|y|) that is x e / (1 + e) for negative y; e's power
+ * of two is multiplied in last, so that only the result can become subnormal. */
+TARGET NPK_INLINE V v_gated_far(V x, V y) {
     M negative = v_less(y, v_set1(0.0f));
-    v_scaled e = v_exp_parts(v_max(v_set1(-160.0f), v_negative_abs(y)));
-    V below = v_add(v_set1(1.0f), v_ldexp(e.m, e.n));
+    v_scaled e = v_exp_parts_of(v_max(v_set1(-160.0f), v_negative_abs(y)));
+    V n = v_sub(e.t, v_set1(V_MAGIC)), below = v_add(v_set1(1.0f), v_ldexp(e.m, n));
     V quotient = v_div(v_select(negative, v_mul(x, e.m), x), below);
-    return v_select(negative, v_ldexp(quotient, e.n), quotient);
+    return v_select(negative, v_ldexp(quotient, n), quotient);
+}
+
+/* Which of the two is taken depends on the element alone, not on its neighbours. */
+TARGET NPK_INLINE V v_gated(V x, V y) {
+    V size = v_abs(y), near = v_gated_near(x, y);
+    if (v_within(size, 80.0f))
+        return near;
+    return v_select(v_above(size, v_set1(80.0f)), v_gated_far(x, y), near);
 }
 
 TARGET NPK_INLINE V v_sigmoid(V x) { return v_gated(v_set1(1.0f), x); }
@@ -100,8 +132,7 @@ TARGET NPK_INLINE V v_gelu(V x) {
     V bounded = v_max(v_set1(-14.6f), x), a = v_min(v_set1(14.6f), v_abs(bounded));
     V upper = v_and(a, v_bits(0xFFFFF000u)), half = v_set1(-0.5f);
     V high = v_mul(v_mul(upper, upper), half), low = v_mul(v_mul(v_sub(a, upper), v_add(a, upper)), half);
-    V n = v_round(v_mul(v_add(high, low), v_set1(V_LOG2E)));
-    V r = v_fnma(n, v_set1(V_LN2_LOW), v_add(v_fnma(n, v_set1(V_LN2_HIGH), high), low));
+    v_scaled e = v_exp_parts(high, low);
     V p = v_fma(v_set1(4.15321997e-3f), a, v_set1(4.08811087e-2f));
     p = v_fma(p, a, v_set1(1.83969149e-1f));
     p = v_fma(p, a, v_set1(4.39283549e-1f));
@@ -111,9 +142,14 @@ TARGET NPK_INLINE V v_gelu(V x) {
     q = v_fma(q, a, v_set1(1.20554849f));
     q = v_fma(q, a, v_set1(1.67645211f));
     q = v_fma(q, a, v_set1(1.0f));
-    V tail = v_div(v_mul(v_exp_near_zero(r), p), q);
-    V above = v_mul(bounded, v_sub(v_set1(1.0f), v_ldexp(tail, n)));
-    return v_select(v_less(x, v_set1(0.0f)), v_ldexp(v_mul(bounded, tail), n), above);
+    V tail = v_div(v_mul(e.m, p), q), one = v_set1(1.0f);
+    M negative = v_less(x, v_set1(0.0f));
+    if (v_within(a, 12.5f)) {
+        V lower = v_scale(tail, e.t);
+        return v_mul(bounded, v_select(negative, lower, v_sub(one, lower)));
+    }
+    V n = v_sub(e.t, v_set1(V_MAGIC));
+    return v_select(negative, v_ldexp(v_mul(bounded, tail), n), v_mul(bounded, v_sub(one, v_ldexp(tail, n))));
 }
 
 /* Sum and maximum of the lanes, halves first: a tree whose shape depends on LANES only. */

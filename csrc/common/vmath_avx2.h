@@ -22,7 +22,6 @@ typedef __m256 M;
 #define v_fnma _mm256_fnmadd_ps
 #define v_min _mm256_min_ps
 #define v_max _mm256_max_ps
-#define v_round(x) _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
 #define v_less(a, b) _mm256_cmp_ps(a, b, _CMP_LT_OQ)
 /* a > b or unordered */
 #define v_above(a, b) _mm256_cmp_ps(a, b, _CMP_NLE_UQ)
@@ -38,6 +37,11 @@ TARGET NPK_INLINE V v_ldexp(V x, V n) {
     __m256i first = _mm256_slli_epi32(_mm256_add_epi32(half, bias), 23);
     __m256i second = _mm256_slli_epi32(_mm256_add_epi32(rest, bias), 23);
     return v_mul(v_mul(x, _mm256_castsi256_ps(first)), _mm256_castsi256_ps(second));
+}
+
+TARGET NPK_INLINE V v_scale(V x, V t) {
+    __m256i exponent = _mm256_slli_epi32(_mm256_castps_si256(t), 23);
+    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x), exponent));
 }
 
 static const int32_t V_TAIL[2 * LANES] = {-1, -1, -1, -1, -1, -1, -1, -1};

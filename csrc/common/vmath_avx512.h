@@ -22,7 +22,6 @@ typedef __mmask16 M;
 #define v_fnma _mm512_fnmadd_ps
 #define v_min _mm512_min_ps
 #define v_max _mm512_max_ps
-#define v_round(x) _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
 #define v_less(a, b) _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ)
 /* a > b or unordered */
 #define v_above(a, b) _mm512_cmp_ps_mask(a, b, _CMP_NLE_UQ)
@@ -32,6 +31,11 @@ typedef __mmask16 M;
 #define v_or(a, b) _mm512_castsi512_ps(_mm512_or_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b)))
 #define v_bits(u) _mm512_castsi512_ps(_mm512_set1_epi32((int32_t)(u)))
 #define v_ldexp _mm512_scalef_ps
+
+TARGET NPK_INLINE V v_scale(V x, V t) {
+    __m512i exponent = _mm512_slli_epi32(_mm512_castps_si512(t), 23);
+    return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(x), exponent));
+}
 
 TARGET NPK_INLINE __mmask16 v_tail(int64_t count) { return (__mmask16)((1u << count) - 1); }
 

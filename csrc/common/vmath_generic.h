@@ -58,11 +58,7 @@ NPK_INLINE V v_and(V a, V b) { return (V)((M)a & (M)b); }
 NPK_INLINE V v_or(V a, V b) { return (V)((M)a | (M)b); }
 NPK_INLINE V v_bits(uint32_t u) { return (V)(u - (U){0}); }
 
-/* Adding 1.5 x 2^23 leaves no bit for a fraction; right for |x| < 2^22. */
-NPK_INLINE V v_round(V x) {
-    V magic = v_set1(12582912.0f);
-    return (x + magic) - magic;
-}
+NPK_INLINE V v_scale(V x, V t) { return (V)((U)x + ((U)t << 23)); }
 
 NPK_INLINE V v_ldexp(V x, V n) {
     V magic = v_set1(12582912.0f);

@@ -42,24 +42,25 @@ TARGET static void streamed_halves(int64_t heads, int64_t dim, int64_t half, con
     rotate_halves(true, heads, dim, half, x, cosines, sines, out);
 }
 
+/* The first n pairs, through buffers, so that the compiler knows that x and out are apart. */
+TARGET NPK_INLINE void rotate_pairs(int64_t n, const float *x, const float *cosines, const float *sines, float *out) {
+    float pairs[2 * LANES], rotated[2 * LANES];
+    memcpy(pairs, x, (size_t)(2 * n) * sizeof(float));
+    for (int64_t j = 0; j < n; j++) {
+        rotated[2 * j] = pairs[2 * j] * cosines[j] - pairs[2 * j + 1] * sines[j];
+        rotated[2 * j + 1] = pairs[2 * j + 1] * cosines[j] + pairs[2 * j] * sines[j];
+    }
+    memcpy(out, rotated, (size_t)(2 * n) * sizeof(float));
+}
+
 TARGET static void interleaved(int64_t heads, int64_t dim, int64_t half, const float *x, const float *cosines,
                                const float *sines, float *out) {
     for (int64_t h = 0; h < heads; h++, x += dim, out += dim) {
-        for (int64_t i = 0; i < half; i += LANES) {
-            /* Through a buffer, so that the compiler may assume that x and out are apart. */
-            float pairs[2 * LANES], rotated[2 * LANES];
-            int64_t n = npk_min(LANES, half - i);
-            if (n == LANES)
-                memcpy(pairs, x + 2 * i, sizeof pairs);
-            else
-                memcpy(pairs, x + 2 * i, (size_t)(2 * n) * sizeof(float));
-            for (int64_t j = 0; j < n; j++) {
-                float c = cosines[i + j], s = sines[i + j];
-                rotated[2 * j] = pairs[2 * j] * c - pairs[2 * j + 1] * s;
-                rotated[2 * j + 1] = pairs[2 * j + 1] * c + pairs[2 * j] * s;
-            }
-            memcpy(out + 2 * i, rotated, (size_t)(2 * n) * sizeof(float));
-        }
+        int64_t i = 0;
+        for (; i + LANES <= half; i += LANES)
+            rotate_pairs(LANES, x + 2 * i, cosines + i, sines + i, out + 2 * i);
+        if (i < half)
+            rotate_pairs(half - i, x + 2 * i, cosines + i, sines + i, out + 2 * i);
         if (out != x)
             memcpy(out + 2 * half, x + 2 * half, (size_t)(dim - 2 * half) * sizeof(float));
     }

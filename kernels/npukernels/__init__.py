@@ -6,22 +6,41 @@ proven, and ``check`` judges an output against it, whoever computed it.
 
 from npukernels.activations import exp, gelu, sigmoid, silu, swiglu, tanh
 from npukernels.cases import Case, golden
+from npukernels.cases_rows import layernorm_bound, softmax_bound
 from npukernels.matmul import gemm
-from npukernels.norms import layernorm, rmsnorm, softmax
 from npukernels.native import cpu_features, native_available, native_problem
+from npukernels.norms import layernorm, rmsnorm, softmax
 from npukernels.registry import kernel, ops, variants
+from npukernels.rotary import rope, rope_cache
+from npukernels.routing import Routing, route, topk
 from npukernels.verdict import Check, check
 
 __all__ = [
     "Case",
     "Check",
+    "Routing",
     "check",
     "cpu_features",
+    "exp",
+    "gelu",
     "gemm",
     "golden",
     "kernel",
+    "layernorm",
+    "layernorm_bound",
     "native_available",
     "native_problem",
     "ops",
+    "rmsnorm",
+    "rope",
+    "rope_cache",
+    "route",
+    "sigmoid",
+    "silu",
+    "softmax",
+    "softmax_bound",
+    "swiglu",
+    "tanh",
+    "topk",
     "variants",
 ]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -82,9 +81,7 @@ def gelu(
     return _unary("gelu" if approximate == "none" else "gelu_tanh", x, out, variant, threads)
 
 
-def swiglu(
-    gate: Rows, up: Rows, *, out: Rows | None = None, variant: str | None = None, threads: int = 1
-) -> Rows:
+def swiglu(gate: Rows, up: Rows, *, out: Rows | None = None, variant: str | None = None, threads: int = 1) -> Rows:
     """``silu(gate) up`` (Shazeer, arXiv 2002.05202); halves of one 2-D array are read in place.
 
     Args:
@@ -123,7 +120,7 @@ def sigmoid_reference(x: Float64) -> Float64:
 
 
 def gelu_tanh_argument(x: Float64) -> Float64:
-    """``y = 2 sqrt(2/pi) (x + 0.044715 x^3)``; gelu's tanh form is ``x sigmoid(y)``, as 1 + tanh(t) = 2 sigmoid(2 t)."""
+    """``y = 2 sqrt(2/pi) (x + 0.044715 x^3)``; gelu_tanh is ``x sigmoid(y)``: 1 + tanh(t) = 2 sigmoid(2 t)."""
     return x * (GELU_TANH_LINEAR + GELU_TANH_CUBIC * x * x)
 
 

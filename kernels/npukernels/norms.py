@@ -118,7 +118,9 @@ def _residual(residual: Any, x: Rows, weight: Vector) -> Rows:
         raise InputError(Problem(f"residual is {checked.dtype} {checked.shape}", "residual", allowed=allowed))
     flags = checked.flags
     if not (flags.writeable and flags.c_contiguous and flags.aligned):
-        problem = Problem("residual is read-only or not contiguous", "residual", allowed="a writeable C-contiguous array")
+        problem = Problem(
+            "residual is read-only or not contiguous", "residual", allowed="a writeable C-contiguous array"
+        )
         raise InputError(problem)
     if np.may_share_memory(checked, x) or (weight is not None and np.may_share_memory(checked, weight)):
         raise InputError(Problem("residual shares memory with an input", "residual", allowed="memory of its own"))

@@ -14,9 +14,12 @@ from npusim.errors import InputError, Problem
 
 Rows: TypeAlias = npt.NDArray[Any]
 
-# Array dtype by number format, and the constant that stands for the format in C.
-KINDS = {"float32": "fp32", "float16": "fp16", "uint16": "bf16", "bfloat16": "bf16"}
-C_TYPES = {"fp32": "NPK_FP32", "bf16": "NPK_BF16", "fp16": "NPK_FP16"}
+# The constant that stands for an array's number format in C. By dtype, as ``dtype.name`` takes microseconds.
+C_TYPES = {
+    np.dtype(np.float32): "NPK_FP32",
+    np.dtype(np.uint16): "NPK_BF16",
+    np.dtype(np.float16): "NPK_FP16",
+}
 
 # Of the C variants: the constant of the instruction set, and what it needs.
 INSTRUCTION_SETS = {
@@ -32,12 +35,14 @@ def rows_argument(value: Any, name: str) -> Rows:
     Raises:
         InputError: it is not one, or has no dimension.
     """
+    if type(value) is np.ndarray and value.dtype in C_TYPES and value.ndim:
+        return value  # the common case, without the cost of a message
     if isinstance(value, np.ndarray) and value.dtype.name == "bfloat16":
         value = value.view(np.uint16)
     x = array(value, name, ("float32", "float16", "uint16"))
     if x.ndim == 0:
         raise InputError(Problem(f"{name} has 0 dimensions", name, allowed="expected at least 1 dimension"))
-    return x
+    return x.view(np.ndarray)
 
 
 def vector(value: Any, name: str, size: int) -> Rows | None:
@@ -65,10 +70,22 @@ def rows_output(out: Any, x: Rows, *others: Rows | None) -> Rows:
     Raises:
         InputError: wrong dtype, shape or layout, read-only, or sharing memory with an input other than as a whole.
     """
+    present = [x, *(other for other in others if other is not None)]
+    if out is not None and _clearly_fits(out, x, present):
+        return out  # type: ignore[no-any-return]
     if isinstance(out, np.ndarray) and out.dtype.name == "bfloat16":
         out = out.view(np.uint16)
-    rest = [other for other in others if other is not None]
-    return output(out, x.shape, x.dtype.name, *(other for other in (x, *rest) if not same(out, other)))
+    return output(out, x.shape, x.dtype.name, *(other for other in present if not same(out, other)))
+
+
+def _clearly_fits(out: Any, x: Rows, inputs: list[Rows]) -> bool:
+    """Whether ``out`` passes all checks; cheaper than to find out which it fails."""
+    if type(out) is not np.ndarray or out.dtype != x.dtype or out.shape != x.shape:
+        return False
+    flags = out.flags
+    if not (flags.c_contiguous and flags.writeable and flags.aligned):
+        return False
+    return not any(np.may_share_memory(out, other) for other in inputs if other is not out)
 
 
 def same(out: Any, x: Rows) -> bool:
@@ -101,12 +118,12 @@ def as_rows(x: Rows) -> tuple[Rows, tuple[object, int, int, int]]:
 
 def c_type(x: Rows) -> Any:
     """The C constant of the number format of ``x``."""
-    return getattr(native.require_native().lib, C_TYPES[KINDS[x.dtype.name]])
+    return getattr(native.require_native().lib, C_TYPES[x.dtype])
 
 
 def widen(x: Rows) -> npt.NDArray[np.float64]:
-    """The numbers that ``x`` holds, in float64."""
-    return (formats.decode(x, "bf16") if x.dtype == np.uint16 else x).astype(np.float64)
+    """The numbers that ``x`` holds, in float64, in C order, so that NumPy sums them alike for any layout."""
+    return (formats.decode(x, "bf16") if x.dtype == np.uint16 else x).astype(np.float64, order="C")
 
 
 def narrow(x: npt.NDArray[np.float64], out: Rows) -> None:
