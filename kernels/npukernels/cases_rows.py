@@ -126,7 +126,7 @@ def ulp_of(y: Float64) -> Float64:
 
 
 def activation_bound(op: str, x: Float64) -> Float64:
-    """What csrc/common/vmath.h states and an exhaustive test confirms: a constant number of ULP.
+    """A constant number of ULP, which csrc/common/vmath.h states and a test holds the functions to; not a proof.
 
     For gelu's tanh form the argument y of the exponential carries four roundings, which become ``3 |y|`` ULP.
     """
