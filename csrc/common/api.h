@@ -14,6 +14,9 @@ enum {
 /* Instruction sets an entry point can be asked for. */
 enum { NPK_GENERIC = 0, NPK_AVX2 = 1, NPK_AVX512 = 2 };
 
+/* Number formats an entry point can be asked for. */
+enum { NPK_FP32 = 0, NPK_BF16 = 1, NPK_FP16 = 2 };
+
 /* CPU features by index: name (NULL past the end), and whether this CPU and its operating system
  * both support it. */
 const char *npk_cpu_feature_name(int index);

@@ -5,7 +5,16 @@
 #include <stdint.h>
 
 /* Number formats narrower than fp32. The first two take 2 bytes a code, the others 1. */
-enum { NPK_FP16, NPK_BF16, NPK_FP8, NPK_FP8_E5M2, NPK_FP6, NPK_FP6_E3M2, NPK_FP4, NPK_FORMAT_COUNT };
+enum {
+    NPK_FMT_FP16,
+    NPK_FMT_BF16,
+    NPK_FMT_FP8,
+    NPK_FMT_FP8_E5M2,
+    NPK_FMT_FP6,
+    NPK_FMT_FP6_E3M2,
+    NPK_FMT_FP4,
+    NPK_FMT_COUNT,
+};
 
 /* codes[i] = x[i] rounded to `format`, ties to even; overflow saturates if `saturate`.
  * Up to `threads` threads; same bits for any number. */

@@ -5,7 +5,7 @@
 
 enum { CHUNK = 1 << 15 }; /* elements of a task: long against the cost of handing one out, short against L2 */
 
-static int code_bytes(int format) { return format == NPK_FP16 || format == NPK_BF16 ? 2 : 1; }
+static int code_bytes(int format) { return format == NPK_FMT_FP16 || format == NPK_FMT_BF16 ? 2 : 1; }
 
 static const codec_ctx *context(int isa) {
     switch (isa) {
@@ -18,7 +18,7 @@ static const codec_ctx *context(int isa) {
 
 static int check_cast(int isa, int format, int64_t n, const void *x, const void *codes) {
     int64_t bytes;
-    if (isa < NPK_GENERIC || isa > NPK_AVX512 || format < 0 || format >= NPK_FORMAT_COUNT || n < 0)
+    if (isa < NPK_GENERIC || isa > NPK_AVX512 || format < 0 || format >= NPK_FMT_COUNT || n < 0)
         return NPK_EINVAL;
     if (__builtin_mul_overflow(n, (int64_t)sizeof(float), &bytes))
         return NPK_EOVERFLOW;

@@ -34,8 +34,8 @@ typedef struct {
 
 /* What an instruction set contributes. */
 typedef struct {
-    void (*encode[NPK_FORMAT_COUNT])(int64_t n, const float *x, uint8_t *codes, bool saturate);
-    void (*decode[NPK_FORMAT_COUNT])(int64_t n, const uint8_t *codes, float *x);
+    void (*encode[NPK_FMT_COUNT])(int64_t n, const float *x, uint8_t *codes, bool saturate);
+    void (*decode[NPK_FMT_COUNT])(int64_t n, const uint8_t *codes, float *x);
     void (*quantize)(npk_scaled_row row, const float *x, int low, int high, uint8_t *codes);
     void (*dequantize)(npk_scaled_row row, const uint8_t *codes, bool is_signed, float *x);
 } codec_ctx;

@@ -4,28 +4,49 @@
 proven, and ``check`` judges an output against it, whoever computed it.
 """
 
+from npukernels.activations import exp, gelu, sigmoid, silu, swiglu, tanh
 from npukernels.cases import Case, golden
+from npukernels.cases_rows import layernorm_bound, softmax_bound
 from npukernels.casts import cast
 from npukernels.matmul import gemm
 from npukernels.native import cpu_features, native_available, native_problem
+from npukernels.norms import layernorm, rmsnorm, softmax
 from npukernels.quantized import Quantized, dequantize, quantize
 from npukernels.registry import kernel, ops, variants
+from npukernels.rotary import rope, rope_cache
+from npukernels.routing import Routing, route, topk
 from npukernels.verdict import Check, check
 
 __all__ = [
     "Case",
     "Check",
     "Quantized",
+    "Routing",
     "cast",
     "check",
     "cpu_features",
     "dequantize",
+    "exp",
+    "gelu",
     "gemm",
     "golden",
     "kernel",
+    "layernorm",
+    "layernorm_bound",
     "native_available",
     "native_problem",
     "ops",
     "quantize",
+    "rmsnorm",
+    "rope",
+    "rope_cache",
+    "route",
+    "sigmoid",
+    "silu",
+    "softmax",
+    "softmax_bound",
+    "swiglu",
+    "tanh",
+    "topk",
     "variants",
 ]

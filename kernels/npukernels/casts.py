@@ -140,7 +140,7 @@ def _avx512(f: FloatFormat, encode: bool, x: Codes, out: Codes, saturate: bool, 
 
 def _cast(isa: str, f: FloatFormat, encode: bool, x: Codes, out: Codes, saturate: bool, threads: int) -> None:
     lib = native.require_native().lib
-    name, level = getattr(lib, f"NPK_{f.name.upper()}"), getattr(lib, isa)
+    name, level = getattr(lib, f"NPK_FMT_{f.name.upper()}"), getattr(lib, isa)
     if encode:
         status = lib.npk_encode(level, name, saturate, x.size, pointer(x), pointer(out), threads)
     else:

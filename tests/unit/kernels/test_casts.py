@@ -132,7 +132,7 @@ def test_the_c_side_checks_its_own_arguments():
     lib, null = native.require_native().lib, native.require_native().ffi.NULL
     assert lib.npk_encode(0, 0, 0, 1, null, null, 1) == lib.NPK_EINVAL
     assert lib.npk_encode(0, 0, 0, -1, null, null, 1) == lib.NPK_EINVAL
-    assert lib.npk_decode(0, lib.NPK_FORMAT_COUNT, 0, null, null, 1) == lib.NPK_EINVAL
+    assert lib.npk_decode(0, lib.NPK_FMT_COUNT, 0, null, null, 1) == lib.NPK_EINVAL
     assert lib.npk_decode(9, 0, 0, null, null, 1) == lib.NPK_EINVAL
     assert lib.npk_encode(0, 0, 0, 2**62, null, null, 1) == lib.NPK_EOVERFLOW
     assert lib.npk_encode(0, 0, 0, 0, null, null, 1) == lib.NPK_OK
