@@ -4,6 +4,7 @@
 proven, and ``check`` judges an output against it, whoever computed it.
 """
 
+from npukernels.attention import attention, paged_attention
 from npukernels.cases import Case, golden
 from npukernels.matmul import gemm
 from npukernels.native import cpu_features, native_available, native_problem
@@ -13,6 +14,7 @@ from npukernels.verdict import Check, check
 __all__ = [
     "Case",
     "Check",
+    "attention",
     "check",
     "cpu_features",
     "gemm",
@@ -21,5 +23,6 @@ __all__ = [
     "native_available",
     "native_problem",
     "ops",
+    "paged_attention",
     "variants",
 ]
