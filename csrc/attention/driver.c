@@ -36,8 +36,8 @@ static attn_state state_at(const plan_t *p, float *x) {
 }
 
 static int64_t stream_work(const plan_t *p, int64_t rows) {
-    int64_t width = npk_round_up(attn_max(p->a.s.head_dim, p->a.s.v_head_dim), p->isa->lanes);
-    return rows * (width + ATTN_STREAM_KEYS) + ATTN_STREAM_KEYS + ATTN_ROWS * width + ATTN_SLACK;
+    int64_t width = npk_round_up(p->a.s.head_dim, p->isa->lanes);
+    return rows * (width + ATTN_STREAM_KEYS) + ATTN_STREAM_KEYS + ATTN_SLACK;
 }
 
 static int64_t tile_work(const plan_t *p) {

@@ -7,7 +7,7 @@
 
 #define NR (NV * LANES)
 
-enum { STREAM_CHUNK = 16 }; /* keys a stream unit converts at a time; a chunk of f32 keys is read in place */
+enum { STREAM_CHUNK = 8 }; /* tokens that all rows of a stream unit take from the L1 cache */
 
 /* exp of x <= 0 within 2 ulp (measured over every float), 0 below -87.33, NaN for NaN: x = n ln 2 + r,
  * with ln 2 in two parts (Cody and Waite), times a polynomial (Cephes expf, S. Moshier). */
@@ -355,102 +355,187 @@ static void tile_engine(const attn_args *a, const attn_unit *u, float *work, att
 
 /* ---- stream engine ---- */
 
-/* scores[i * ATTN_STREAM_KEYS + j] = q[i * ldq] . x[j * stride] for `rows` rows and `keys` keys: a chain of
- * fused multiply-adds per lane, then the lanes. */
-TARGET NPK_INLINE void dots(const int rows, const int keys, const float *q, int64_t ldq, const float *x,
-                            int64_t stride, int64_t d, float *scores) {
-    V acc[2][4];
+/* Bytes of tokens between what is read and what is asked for: measured, see docs/kernels-attention.md. */
+static const int64_t STREAM_AHEAD = 8192;
+
+/* A chunk of tokens that lie one after another; `stride` and `ahead` are in bytes. */
+typedef struct {
+    const char *x;
+    int64_t stride, ahead, count, width;
+} chunk;
+
+/* Vector at x + i, of which `left` elements exist; the others count as zero. */
+TARGET NPK_INLINE V converted_part(const int format, const char *x, int64_t i, int64_t left) {
+    if (left >= LANES)
+        return converted(format, x, i);
+    if (format == NPK_KV_F32)
+        return v_load_part((const float *)x + i, (int)left);
+    char last[LANES * 2] = {0};
+    memcpy(last, x + i * element_size(format), (size_t)(left * element_size(format)));
+    return converted(format, last, 0);
+}
+
+/* Vector i of row j, of which `left` elements exist, and a request to L2 for the row that will come here.
+ * Hardware prefetchers follow neither of the two streams well when rows are taken several at a time. */
+TARGET NPK_INLINE V row_vector(const int format, const chunk *c, int64_t j, int64_t i, int64_t left) {
+    const char *x = c->x + j * c->stride;
+    if (i * element_size(format) % 64 == 0)
+        __builtin_prefetch(x + i * element_size(format) + c->ahead, 0, 2);
+    return converted_part(format, x, i, left);
+}
+
+TARGET NPK_INLINE void dots_step(const int format, const int rows, const int keys, const float *q, int64_t ldq,
+                                 const chunk *c, int64_t first, int64_t p, int64_t left, V acc[4][4]) {
+    V kv[4];
     NPK_UNROLL
-    for (int i = 0; i < 2; i++)
+    for (int j = 0; j < keys; j++)
+        kv[j] = row_vector(format, c, first + j, p, left);
+    NPK_UNROLL
+    for (int i = 0; i < rows; i++) {
+        V qv = v_load(q + i * ldq);
+        NPK_UNROLL
+        for (int j = 0; j < keys; j++)
+            acc[i][j] = v_fma(qv, kv[j], acc[i][j]);
+    }
+}
+
+/* scores[i * ATTN_STREAM_KEYS + j] = q[i * ldq] . row first + j of c, for at most eight pairs of `rows` rows
+ * and `keys` keys: a chain of fused multiply-adds per lane, then the lanes. */
+TARGET NPK_INLINE void dots(const int format, const int rows, const int keys, const float *q, int64_t ldq,
+                            const chunk *c, int64_t first, float *scores) {
+    V acc[4][4];
+    NPK_UNROLL
+    for (int i = 0; i < 4; i++)
         NPK_UNROLL
         for (int j = 0; j < 4; j++)
             acc[i][j] = v_zero();
-    for (int64_t p = 0; p < d; p += LANES) {
-        V kv[4];
+    int64_t p = 0, d = c->width;
+    for (; p + LANES <= d; p += LANES)
+        dots_step(format, rows, keys, q + p, ldq, c, first, p, LANES, acc);
+    if (p < d)
+        dots_step(format, rows, keys, q + p, ldq, c, first, p, d - p, acc);
+    float sums[4];
+    if (rows == 4) {
         NPK_UNROLL
-        for (int j = 0; j < keys; j++)
-            kv[j] = d - p >= LANES ? v_load(x + j * stride + p) : v_load_part(x + j * stride + p, (int)(d - p));
-        NPK_UNROLL
-        for (int i = 0; i < rows; i++) {
-            V qv = v_load(q + i * ldq + p);
+        for (int j = 0; j < keys; j++) {
+            v_sum4(acc[0][j], acc[1][j], acc[2][j], acc[3][j], sums);
             NPK_UNROLL
-            for (int j = 0; j < keys; j++)
-                acc[i][j] = v_fma(qv, kv[j], acc[i][j]);
+            for (int i = 0; i < 4; i++)
+                scores[i * ATTN_STREAM_KEYS + j] = sums[i];
         }
+        return;
     }
     NPK_UNROLL
     for (int i = 0; i < rows; i++) {
-        float sums[4];
         v_sum4(acc[i][0], acc[i][1], acc[i][2], acc[i][3], sums);
         memcpy(scores + i * ATTN_STREAM_KEYS, sums, (size_t)keys * sizeof *sums);
     }
 }
 
-/* o[i * ldo] += sum over j < keys, in order, of w[i * ATTN_STREAM_KEYS + j] x[j * stride]. */
-TARGET NPK_INLINE void add_rows(const int rows, const int keys, const float *w, const float *x, int64_t stride,
-                                int64_t width, float *o, int64_t ldo) {
-    V wv[2][4];
+TARGET NPK_INLINE void add_step(const int format, const int rows, const int keys, V wv[4][4], const chunk *c,
+                                int64_t first, int64_t col, int64_t left, float *o, int64_t ldo) {
+    V xv[4];
+    NPK_UNROLL
+    for (int j = 0; j < keys; j++)
+        xv[j] = row_vector(format, c, first + j, col, left);
+    NPK_UNROLL
+    for (int i = 0; i < rows; i++) {
+        V sum = v_load(o + i * ldo + col);
+        NPK_UNROLL
+        for (int j = 0; j < keys; j++)
+            sum = v_fma(wv[i][j], xv[j], sum);
+        v_store(o + i * ldo + col, sum);
+    }
+}
+
+/* o[i * ldo] += sum over j < keys, in order, of w[i * ATTN_STREAM_KEYS + j] times row first + j of c. */
+TARGET NPK_INLINE void add_rows(const int format, const int rows, const int keys, const float *w, const chunk *c,
+                                int64_t first, float *o, int64_t ldo) {
+    V wv[4][4];
     NPK_UNROLL
     for (int i = 0; i < rows; i++)
         NPK_UNROLL
         for (int j = 0; j < keys; j++)
             wv[i][j] = v_set1(w[i * ATTN_STREAM_KEYS + j]);
-    for (int64_t c = 0; c < width; c += LANES) {
-        V xv[4];
-        NPK_UNROLL
-        for (int j = 0; j < keys; j++)
-            xv[j] = width - c >= LANES ? v_load(x + j * stride + c)
-                                       : v_load_part(x + j * stride + c, (int)(width - c));
-        NPK_UNROLL
-        for (int i = 0; i < rows; i++) {
-            V sum = v_load(o + i * ldo + c);
-            NPK_UNROLL
-            for (int j = 0; j < keys; j++)
-                sum = v_fma(wv[i][j], xv[j], sum);
-            v_store(o + i * ldo + c, sum);
-        }
+    int64_t col = 0;
+    for (; col + LANES <= c->width; col += LANES)
+        add_step(format, rows, keys, wv, c, first, col, LANES, o, ldo);
+    if (col < c->width)
+        add_step(format, rows, keys, wv, c, first, col, c->width - col, o, ldo);
+}
+
+/* A conversion serves four rows; floats need none, and are better taken four keys at a time. The order of
+ * the sums is the same either way. */
+#define STREAM_ROWS(format) ((format) == NPK_KV_F32 ? 2 : 4)
+
+TARGET NPK_INLINE void score_chunk_as(const int format, const chunk *c, const float *q, int64_t ldq, int64_t rows,
+                                      float *scores) {
+    const int tall = STREAM_ROWS(format), wide = 8 / tall;
+    int64_t i = 0, j;
+    for (; i + tall <= rows; i += tall) {
+        const float *qi = q + i * ldq;
+        float *to = scores + i * ATTN_STREAM_KEYS;
+        for (j = 0; j + wide <= c->count; j += wide)
+            dots(format, tall, wide, qi, ldq, c, j, to + j);
+        for (; j < c->count; j++)
+            dots(format, tall, 1, qi, ldq, c, j, to + j);
+    }
+    for (; i < rows; i++) {
+        const float *qi = q + i * ldq;
+        float *to = scores + i * ATTN_STREAM_KEYS;
+        for (j = 0; j + 4 <= c->count; j += 4)
+            dots(format, 1, 4, qi, ldq, c, j, to + j);
+        for (; j < c->count; j++)
+            dots(format, 1, 1, qi, ldq, c, j, to + j);
     }
 }
 
-/* Instances for 1 and 2 rows, and 1 and 4 keys. */
-#define STREAM_STEP(r, n)                                                                                       \
-    TARGET static void dots_##r##_##n(const float *q, int64_t ldq, const float *x, int64_t stride, int64_t d,   \
-                                      float *scores) {                                                          \
-        dots(r, n, q, ldq, x, stride, d, scores);                                                               \
+TARGET NPK_INLINE void value_chunk_as(const int format, const chunk *c, const float *w, int64_t rows, float *o,
+                                      int64_t ldo) {
+    const int tall = STREAM_ROWS(format), wide = 8 / tall;
+    int64_t i = 0, j;
+    for (; i + tall <= rows; i += tall) {
+        const float *wi = w + i * ATTN_STREAM_KEYS;
+        for (j = 0; j + wide <= c->count; j += wide)
+            add_rows(format, tall, wide, wi + j, c, j, o + i * ldo, ldo);
+        for (; j < c->count; j++)
+            add_rows(format, tall, 1, wi + j, c, j, o + i * ldo, ldo);
+    }
+    for (; i < rows; i++) {
+        const float *wi = w + i * ATTN_STREAM_KEYS;
+        for (j = 0; j + 4 <= c->count; j += 4)
+            add_rows(format, 1, 4, wi + j, c, j, o + i * ldo, ldo);
+        for (; j < c->count; j++)
+            add_rows(format, 1, 1, wi + j, c, j, o + i * ldo, ldo);
+    }
+}
+
+#define STREAM_FORMAT(format)                                                                                   \
+    TARGET static void scores_##format(const chunk *c, const float *q, int64_t ldq, int64_t rows, float *to) {  \
+        score_chunk_as(format, c, q, ldq, rows, to);                                                            \
     }                                                                                                           \
-    TARGET static void add_rows_##r##_##n(const float *w, const float *x, int64_t stride, int64_t width,        \
-                                          float *o, int64_t ldo) {                                              \
-        add_rows(r, n, w, x, stride, width, o, ldo);                                                            \
+    TARGET static void values_##format(const chunk *c, const float *w, int64_t rows, float *o, int64_t ldo) {   \
+        value_chunk_as(format, c, w, rows, o, ldo);                                                             \
     }
-STREAM_STEP(1, 1) STREAM_STEP(1, 4) STREAM_STEP(2, 1) STREAM_STEP(2, 4)
+STREAM_FORMAT(NPK_KV_F32)
+STREAM_FORMAT(NPK_KV_F16)
+STREAM_FORMAT(NPK_KV_BF16)
+STREAM_FORMAT(NPK_KV_E4M3)
+STREAM_FORMAT(NPK_KV_INT8)
 
-static void score_chunk(const float *q, int64_t ldq, int64_t rows, const float *x, int64_t stride, int64_t count,
-                        int64_t d, float *scores) {
-    for (int64_t j = 0; j < count; j += count - j >= 4 ? 4 : 1) {
-        bool four = count - j >= 4;
-        int64_t i = 0;
-        for (; i + 2 <= rows; i += 2)
-            (four ? dots_2_4 : dots_2_1)(q + i * ldq, ldq, x + j * stride, stride, d, scores + i * ATTN_STREAM_KEYS + j);
-        if (i < rows)
-            (four ? dots_1_4 : dots_1_1)(q + i * ldq, ldq, x + j * stride, stride, d, scores + i * ATTN_STREAM_KEYS + j);
-    }
-}
+/* By number of the format. */
+static void (*const SCORES[])(const chunk *, const float *, int64_t, int64_t, float *) = {
+    scores_NPK_KV_F32, scores_NPK_KV_F16, scores_NPK_KV_BF16, scores_NPK_KV_E4M3, scores_NPK_KV_INT8};
+static void (*const VALUES[])(const chunk *, const float *, int64_t, float *, int64_t) = {
+    values_NPK_KV_F32, values_NPK_KV_F16, values_NPK_KV_BF16, values_NPK_KV_E4M3, values_NPK_KV_INT8};
 
-static void value_chunk(const float *w, int64_t rows, const float *x, int64_t stride, int64_t count, int64_t width,
-                        float *o, int64_t ldo) {
-    for (int64_t j = 0; j < count; j += count - j >= 4 ? 4 : 1) {
-        bool four = count - j >= 4;
-        int64_t i = 0;
-        for (; i + 2 <= rows; i += 2)
-            (four ? add_rows_2_4 : add_rows_2_1)(w + i * ATTN_STREAM_KEYS + j, x + j * stride, stride, width, o + i * ldo, ldo);
-        if (i < rows)
-            (four ? add_rows_1_4 : add_rows_1_1)(w + i * ATTN_STREAM_KEYS + j, x + j * stride, stride, width, o + i * ldo, ldo);
-    }
-}
-
-/* Keys of a chunk that begins at t: chunks end on multiples of their size. */
-NPK_INLINE int64_t chunk_keys(int64_t t, int64_t end) {
-    return npk_min(end - t, STREAM_CHUNK - t % STREAM_CHUNK);
+/* The tokens from t on that lie one after another, up to `end` and to a multiple of STREAM_CHUNK. */
+static chunk chunk_at(const attn_args *a, const attn_unit *u, const side *x, int64_t t, int64_t end) {
+    int64_t within = t % a->s.block_size, size = element_size(a->s.format);
+    int64_t first = attn_block(a, u->batch, t) * x->block + u->head * x->head + within * x->row;
+    int64_t count = npk_min(npk_min(end - t, STREAM_CHUNK - t % STREAM_CHUNK), a->s.block_size - within);
+    int64_t stride = x->row * size, rows_ahead = STREAM_AHEAD / attn_max(x->width * size, 64);
+    return (chunk){x->x + first * size, stride, stride * rows_ahead, count, x->width};
 }
 
 /* All rows of the unit are queries of one position, and see all its keys, at most ATTN_STREAM_KEYS. */
@@ -458,7 +543,6 @@ TARGET static void stream_engine(const attn_args *a, const attn_unit *u, float *
     side keys = keys_of(a), values = values_of(a);
     int64_t ldq = npk_round_up(keys.width, LANES), count = u->end - u->begin, padded = npk_round_up(count, LANES);
     float *queries = work, *scores = queries + u->rows * ldq, *scale = scores + u->rows * ATTN_STREAM_KEYS;
-    float *buffer = scale + ATTN_STREAM_KEYS;
     clear_state(st, u->rows, ldo);
     for (int64_t r = 0; r < u->rows; r++) {
         const float *q = attn_query(a, u, u->row + r);
@@ -467,11 +551,10 @@ TARGET static void stream_engine(const attn_args *a, const attn_unit *u, float *
         for (int64_t t = count; t < padded; t++)
             scores[r * ATTN_STREAM_KEYS + t] = -INFINITY;
     }
-    for (int64_t t = u->begin, n; t < u->end; t += n) {
-        int64_t stride;
-        n = chunk_keys(t, u->end);
-        const float *x = token_rows(a, u, &keys, t, n, buffer, &stride);
-        score_chunk(queries, ldq, u->rows, x, stride, n, keys.width, scores + (t - u->begin));
+    for (int64_t t = u->begin; t < u->end;) {
+        chunk c = chunk_at(a, u, &keys, t, u->end);
+        SCORES[a->s.format](&c, queries, ldq, u->rows, scores + (t - u->begin));
+        t += c.count;
     }
     for (int64_t t = count; t < padded; t++)
         scale[t] = 1.0f;
@@ -486,11 +569,10 @@ TARGET static void stream_engine(const attn_args *a, const attn_unit *u, float *
     scaled = token_scales(a, u, &values, u->begin, count, scale);
     for (int64_t r = 0; scaled && r < u->rows; r++)
         multiply(scores + r * ATTN_STREAM_KEYS, scale, padded);
-    for (int64_t t = u->begin, n; t < u->end; t += n) {
-        int64_t stride;
-        n = chunk_keys(t, u->end);
-        const float *x = token_rows(a, u, &values, t, n, buffer, &stride);
-        value_chunk(scores + (t - u->begin), u->rows, x, stride, n, values.width, st.o, ldo);
+    for (int64_t t = u->begin; t < u->end;) {
+        chunk c = chunk_at(a, u, &values, t, u->end);
+        VALUES[a->s.format](&c, scores + (t - u->begin), u->rows, st.o, ldo);
+        t += c.count;
     }
 }
 

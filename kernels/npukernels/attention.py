@@ -209,7 +209,7 @@ def _scales(value: Scale, name: str, shape: tuple[int, ...], order: tuple[int, i
     if value is None:
         return None
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        value = np.float32(value).reshape(())
+        value = np.asarray(value, np.float32)
     x = array(value, name, ("float32",))
     try:
         full = np.broadcast_to(x, shape)
