@@ -4,6 +4,7 @@
 proven, and ``check`` judges an output against it, whoever computed it.
 """
 
+from npukernels import cases_attention as _cases_attention  # noqa: F401  (registers its makers)
 from npukernels.attention import attention, paged_attention
 from npukernels.cases import Case, golden
 from npukernels.matmul import gemm

@@ -13,6 +13,9 @@ from npukernels.attention_problem import Attention
 
 Array: TypeAlias = npt.NDArray[Any]
 
+# Keys between two rescalings of the numba variant.
+BLOCK = 128
+
 
 def reference(problem: Attention, out: Array) -> None:
     """Row by row over exactly the keys that the row sees, in float64.
@@ -44,7 +47,7 @@ def reference(problem: Attention, out: Array) -> None:
 
 
 def compiled(problem: Attention, out: Array) -> None:
-    """Online softmax in float32, one key after another; numba compiles it at the first call.
+    """Online softmax in float32 over blocks of 128 keys; numba compiles it at the first call.
 
     Args:
         problem: what to compute.
@@ -54,7 +57,8 @@ def compiled(problem: Attention, out: Array) -> None:
         return
     scale = np.float32(problem.scale)
     for b in range(problem.q.shape[0]):
-        keys, values = (np.ascontiguousarray(x, dtype=np.float32) for x in problem.tokens(b))
+        with np.errstate(all="ignore"):
+            keys, values = (np.ascontiguousarray(x, dtype=np.float32) for x in problem.tokens(b))
         ranges = np.array([problem.visible(len(keys), i) for i in range(problem.q.shape[2])], dtype=np.int64)
         _sequence()(np.ascontiguousarray(problem.q[b]), keys, values, ranges, scale, out[b])
 
@@ -64,30 +68,32 @@ def _sequence() -> Callable[..., None]:
     """The compiled loops over one sequence."""
     import numba
 
-    @numba.njit(fastmath={"reassoc", "contract", "nsz"}, error_model="numpy", nogil=True)  # type: ignore[untyped-decorator]
+    @numba.njit(fastmath={"reassoc", "contract", "nsz"}, error_model="numpy", nogil=True)
     def sequence(q: Array, keys: Array, values: Array, ranges: Array, scale: Any, out: Array) -> None:
         heads, seq_q, head_dim = q.shape
         group, width = heads // keys.shape[1], values.shape[2]
-        total = np.empty(width, np.float32)
+        total, scores = np.empty(width, np.float32), np.empty(BLOCK, np.float32)
         for h in range(heads):
             for i in range(seq_q):
                 largest, weights = np.float32(-np.inf), np.float32(0)
                 total[:] = 0
-                for t in range(ranges[i, 0], ranges[i, 1]):
-                    score = np.float32(0)
-                    for p in range(head_dim):
-                        score += q[h, i, p] * scale * keys[t, h // group, p]
-                    if score > largest:  # what was summed so far is rescaled to the new maximum
-                        shrink = np.exp(largest - score)
-                        largest = score
-                        weights *= shrink
+                for begin in range(ranges[i, 0], ranges[i, 1], BLOCK):
+                    end, before = min(begin + BLOCK, ranges[i, 1]), largest
+                    for t in range(begin, end):
+                        score = np.float32(0)
+                        for p in range(head_dim):
+                            score += q[h, i, p] * scale * keys[t, h // group, p]
+                        scores[t - begin] = score
+                        largest = max(largest, score)
+                    shrink = np.exp(before - largest)  # what was summed so far, against the new maximum
+                    weights *= shrink
+                    total *= shrink
+                    for t in range(begin, end):
+                        weight = np.exp(scores[t - begin] - largest)
+                        weights += weight
                         for c in range(width):
-                            total[c] *= shrink
-                    weight = np.exp(score - largest)
-                    weights += weight
-                    for c in range(width):
-                        total[c] += weight * values[t, h // group, c]
+                            total[c] += weight * values[t, h // group, c]
                 for c in range(width):
                     out[h, i, c] = total[c] / weights if weights != 0 else np.float32(0)
 
-    return sequence  # type: ignore[no-any-return]
+    return sequence

@@ -63,7 +63,8 @@ class Attention:
 
     def tokens(self, sequence: int) -> tuple[Array, Array]:
         """Keys and values of a sequence, float64, shape (tokens, kv_heads, width)."""
-        return self._gather(self.k, self.k_scale, sequence), self._gather(self.v, self.v_scale, sequence)
+        with np.errstate(invalid="ignore"):  # the cast of a signalling NaN
+            return self._gather(self.k, self.k_scale, sequence), self._gather(self.v, self.v_scale, sequence)
 
     def _gather(self, x: Array, scale: Array | None, sequence: int) -> Array:
         token = np.arange(self.length(sequence))
