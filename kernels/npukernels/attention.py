@@ -23,6 +23,10 @@ from npusim.errors import InputError, Problem
 Array: TypeAlias = npt.NDArray[Any]
 Scale: TypeAlias = float | Array | None
 
+# Looked up by dtype, because the name of a dtype takes longer to make than a small call may.
+_FLOAT32 = np.dtype("float32")
+_KV_DTYPES = {np.dtype(name): kv_format for name, kv_format in KV_FORMATS.items()}
+
 
 def attention(
     q: Array,
@@ -155,8 +159,9 @@ def _run(op: str, problem: Attention, out: Any, variant: str | None, threads: in
     run = select(op, variant).run
     threads = thread_count(threads)
     q = problem.q
-    inputs = (q, problem.k, problem.v, problem.k_scale, problem.v_scale, problem.table, problem.lengths)
-    result = output(out, (*q.shape[:3], problem.v.shape[3]), "float32", *(x for x in inputs if x is not None))
+    shape = (*q.shape[:3], problem.v.shape[3])
+    others = (problem.k_scale, problem.v_scale, problem.table, problem.lengths)
+    result = output(out, shape, "float32", q, problem.k, problem.v, *(x for x in others if x is not None))
     run(problem, result, threads)
     return result
 
@@ -166,11 +171,18 @@ def _run(op: str, problem: Attention, out: Any, variant: str | None, threads: in
 
 def _operands(q: Any, k: Any, v: Any) -> tuple[Array, Array, Array, str]:
     """Queries, keys and values with contiguous rows, and the format of the last two."""
-    q = array(q, "q", ("float32",), (4,))
-    k, v = _codes(k), _codes(v)
-    k = array(k, "k", tuple(KV_FORMATS), (4,))
-    v = array(v, "v", (k.dtype.name,), (4,))
-    return _rows(q), _rows(k), _rows(v), KV_FORMATS[k.dtype.name]
+    if not _plain(q) or q.dtype != _FLOAT32:
+        q = array(q, "q", ("float32",), (4,))
+    if not (_plain(k) and _plain(v) and k.dtype == v.dtype and k.dtype in _KV_DTYPES):
+        k, v = _codes(k), _codes(v)
+        k = array(k, "k", tuple(KV_FORMATS), (4,))
+        v = array(v, "v", (k.dtype.name,), (4,))
+    return _rows(q), _rows(k), _rows(v), _KV_DTYPES[k.dtype]
+
+
+def _plain(x: Any) -> bool:
+    """Whether ``x`` needs no look at its class or dimensions; ``array`` says what is wrong otherwise."""
+    return type(x) is np.ndarray and x.ndim == 4
 
 
 def _codes(x: Any) -> Any:
@@ -315,8 +327,12 @@ def _native(isa: str, p: Attention, out: Array, threads: int) -> None:
             *(p.window, p.causal, getattr(lib, f"NPK_KV_{p.kv_format}"), p.scale),
         ),
     )
-    operands = [_pointer(x) for x in (q, k, v, p.k_scale, p.v_scale, p.table, p.lengths, out)]
-    status = lib.npk_attention(getattr(lib, isa), shape, *operands, threads)
+    operands = [_pointer(ffi, x) for x in (q, k, v)]
+    if p.k_scale is None and p.v_scale is None and p.table is None:
+        operands += [ffi.NULL] * 4
+    else:
+        operands += [_pointer(ffi, x) for x in (p.k_scale, p.v_scale, p.table, p.lengths)]
+    status = lib.npk_attention(getattr(lib, isa), shape, *operands, _pointer(ffi, out), threads)
     if status:
         native.raise_for_status(status, f"attention {q.shape} over {p.seq_kv} keys")
 
@@ -328,9 +344,8 @@ def _strides(x: Array) -> tuple[int, int, int]:
     return block // size, head // size, row // size
 
 
-def _pointer(x: Array | None) -> object:
+def _pointer(ffi: Any, x: Array | None) -> object:
     """What C needs of an array. The caller keeps it alive."""
-    ffi = native.require_native().ffi
     if x is None or not x.size:
         return ffi.NULL
     if x.flags.c_contiguous:

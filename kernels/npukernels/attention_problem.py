@@ -16,7 +16,7 @@ Array: TypeAlias = npt.NDArray[Any]
 KV_FORMATS = {"float32": "F32", "float16": "F16", "uint16": "BF16", "uint8": "E4M3", "int8": "INT8"}
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Attention:
     """What an attention kernel is given.
 
