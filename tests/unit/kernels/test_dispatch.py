@@ -180,8 +180,8 @@ print(sorted(heavy), ours)
 
 def test_public_names_are_these():
     assert set(nk.__all__) == {
-        "Case", "Check", "check", "cpu_features", "gemm", "golden", "kernel", "native_available",
-        "native_problem", "ops", "variants",
+        "Case", "Check", "attention", "check", "cpu_features", "gemm", "golden", "kernel", "native_available",
+        "native_problem", "ops", "paged_attention", "variants",
     }  # fmt: skip
     assert all(getattr(nk, name).__doc__ for name in nk.__all__)
-    assert nk.ops() == ("gemm",)
+    assert nk.ops() == ("attention", "gemm")
