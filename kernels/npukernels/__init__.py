@@ -4,7 +4,9 @@
 proven, and ``check`` judges an output against it, whoever computed it.
 """
 
+from npukernels import cases_attention as _cases_attention  # noqa: F401  (registers its makers)
 from npukernels.activations import exp, gelu, sigmoid, silu, swiglu, tanh
+from npukernels.attention import attention, paged_attention
 from npukernels.cases import Case, golden
 from npukernels.cases_rows import layernorm_bound, softmax_bound
 from npukernels.casts import cast
@@ -22,6 +24,7 @@ __all__ = [
     "Check",
     "Quantized",
     "Routing",
+    "attention",
     "cast",
     "check",
     "cpu_features",
@@ -36,6 +39,7 @@ __all__ = [
     "native_available",
     "native_problem",
     "ops",
+    "paged_attention",
     "quantize",
     "rmsnorm",
     "rope",
