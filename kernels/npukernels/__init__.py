@@ -6,6 +6,7 @@ proven, and ``check`` judges an output against it, whoever computed it.
 
 from npukernels.cases import Case, golden
 from npukernels.matmul import gemm
+from npukernels.qgemm import prepack_int8, qgemm
 from npukernels.native import cpu_features, native_available, native_problem
 from npukernels.registry import kernel, ops, variants
 from npukernels.verdict import Check, check
@@ -21,5 +22,7 @@ __all__ = [
     "native_available",
     "native_problem",
     "ops",
+    "prepack_int8",
+    "qgemm",
     "variants",
 ]
