@@ -58,16 +58,17 @@ static void multiply_panels(const product *g, int64_t rows, int64_t panel, int64
                             const char *a, int16_t *expanded, int32_t *acc, int64_t ldacc) {
     const qgemm_ctx *ctx = g->ctx;
     int64_t next = npk_round_up(g->k, 4) * QGEMM_NR, k4 = npk_ceil_div(kc, 4);
+    int64_t step = even_block(rows, ctx->mr, 1); /* 8 rows are 4 + 4, not 6 + 2 */
     for (int64_t q = 0; q < panels;) {
         int width = panels - q >= ctx->panels ? ctx->panels : 1;
         const qgemm_tile *tiles = width == ctx->panels ? ctx->tile : ctx->single;
         const int8_t *b = g->packed + (panel + q) * next + k0 * QGEMM_NR;
         if (ctx->expand) {
-            ctx->expand(k4, b, expanded);
+            ctx->expand(k4, b, next, expanded);
             b = (const int8_t *)expanded;
         }
-        for (int64_t i = 0; i < rows; i += ctx->mr)
-            tiles[npk_min(ctx->mr, rows - i) - 1](k4, a + i * QGEMM_A_STRIDE, QGEMM_A_STRIDE, b, next,
+        for (int64_t i = 0; i < rows; i += step)
+            tiles[npk_min(step, rows - i) - 1](k4, a + i * QGEMM_A_STRIDE, QGEMM_A_STRIDE, b, next,
                                                   acc + i * ldacc + q * QGEMM_NR, ldacc, k0 > 0);
         q += width;
     }

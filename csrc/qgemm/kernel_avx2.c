@@ -38,14 +38,16 @@ TARGET NPK_INLINE void put(int32_t *dst, __m256i v, bool accumulate) {
 
 /* Per block of 4 k: 16 columns of the first two k, then of the other two. Within 8 columns the order is 0 1 4 5
  * 2 3 6 7, which the tile puts right once at its end. */
-TARGET static void expand(int64_t k4, const int8_t *panel, int16_t *dst) {
-    for (int64_t p = 0; p < k4; p++, panel += 64, dst += 64)
+TARGET static void expand(int64_t k4, const int8_t *panel, int64_t next, int16_t *dst) {
+    for (int64_t p = 0; p < k4; p++, panel += 64, dst += 64) {
+        _mm_prefetch((const char *)((uintptr_t)panel + (uintptr_t)next), _MM_HINT_T1); /* may lie past the end */
         for (int half = 0; half < 2; half++) {
             __m256 low = _mm256_castsi256_ps(widen(panel + 32 * half));
             __m256 high = _mm256_castsi256_ps(widen(panel + 32 * half + 16));
             _mm256_store_ps((float *)(dst + 16 * half), _mm256_shuffle_ps(low, high, 0x88));
             _mm256_store_ps((float *)(dst + 16 * half + 32), _mm256_shuffle_ps(low, high, 0xDD));
         }
+    }
 }
 
 TARGET NPK_INLINE void multiply(const int rows, int64_t k4, const void *a, const int8_t *b, int32_t *acc,

@@ -44,7 +44,9 @@ typedef struct {
     /* Rows of A to what tiles read, k padded with zeros to a multiple of 4. */
     void (*convert)(int64_t rows, int64_t k, const uint8_t *a, int64_t lda, bool is_signed, void *dst,
                     int64_t stride);
-    void (*expand)(int64_t k4, const int8_t *panel, int16_t *dst); /* NULL: tiles read panels themselves */
+    /* Part of a panel to what tiles read; the same part of the next panel, `next` bytes on, will follow. NULL:
+     * tiles read panels themselves. */
+    void (*expand)(int64_t k4, const int8_t *panel, int64_t next, int16_t *dst);
     const qgemm_tile *tile;   /* tile[r - 1]: r rows, full width */
     const qgemm_tile *single; /* the same for one panel; NULL when panels is 1 */
     int direct_rows;

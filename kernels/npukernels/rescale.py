@@ -14,9 +14,6 @@ from npusim.errors import InputError, Problem, unknown_name
 
 ROUNDINGS = ("half_even", "tosa", "tosa_double")
 
-Int64: type = np.int64
-
-
 @dataclass(frozen=True)
 class Rescale:
     """A rule of requantisation, checked and in the form the kernels take.
@@ -40,6 +37,9 @@ class Rescale:
     shift: npt.NDArray[np.int32] | None = None
     double_round: bool = False
     zero: int = 0
+
+
+_PLAIN = Rescale("NPK_QOUT_S32")
 
 
 def tosa_scale(scale: float) -> tuple[int, int]:
@@ -99,6 +99,8 @@ def make_rescale(
     if out_dtype == "int32":
         if any(isinstance(s, np.ndarray) or s != 1.0 for s in (a_scale, b_scale, out_scale)) or out_zero != 0:
             raise InputError(Problem("an int32 output takes no scales", "out_dtype", allowed="float32, int8 or uint8"))
+        if bias is None:
+            return _PLAIN
         return Rescale("NPK_QOUT_S32", bias=_bias(bias, n, "int32"))
     if out_dtype == "float32":
         if out_scale != 1.0 or out_zero != 0:
