@@ -18,7 +18,7 @@ import numpy.typing as npt
 from npukernels import native
 from npukernels.arguments import array, contiguous, output, pointer, thread_count
 from npukernels.registry import kernel, select
-from npukernels.weights import PackedWeight, integers, unpack_weight
+from npukernels.weights import PackedWeight, by_group, integers, unpack_weight
 from npusim.errors import InputError, Problem, unknown_name
 
 Float32: TypeAlias = npt.NDArray[np.float32]
@@ -117,7 +117,7 @@ def _int8_ref(x: Float32, weight: PackedWeight, bias: Float32 | None, out: Float
     """The equations of the module text, operation by operation."""
     total = np.zeros(out.shape, np.float32)
     q = integers(weight)
-    scale = weight.scale.transpose(1, 0, 2).reshape(weight.groups, -1)[:, : weight.n]
+    scale = by_group(weight.scale, weight.n)
     for g in range(weight.groups):
         part = slice(g * weight.group, (g + 1) * weight.group)
         codes, step = round_rows(x[:, part])

@@ -89,7 +89,7 @@ def prepack_weight(
 
 def unpack_weight(weight: PackedWeight) -> npt.NDArray[np.float64]:
     """``W = scale (q - zero)`` in float64, (k, n): exact, because both factors are short."""
-    return _spread(weight, _flat(weight, weight.scale)) * integers(weight)
+    return _spread(weight, by_group(weight.scale, weight.n)) * integers(weight)
 
 
 def integers(weight: PackedWeight) -> npt.NDArray[np.float64]:
@@ -103,19 +103,18 @@ def integers(weight: PackedWeight) -> npt.NDArray[np.float64]:
     else:
         matrix = weight.codes.view(np.int8).transpose(1, 3, 0, 2).reshape(blocks * 4, panels * PANEL)
     q = matrix[: weight.k, : weight.n].astype(np.float64)
-    return q if weight.zero is None else q - _spread(weight, _flat(weight, weight.zero))
+    return q if weight.zero is None else q - _spread(weight, by_group(weight.zero, weight.n))
 
 
-def _flat(weight: PackedWeight, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """(panels, groups, 16) as (groups, n)."""
-    matrix = values.transpose(1, 0, 2).reshape(values.shape[1], -1)
-    return matrix[:, : weight.n].astype(np.float64)
+def by_group(values: npt.NDArray[np.float32], n: int) -> npt.NDArray[np.float32]:
+    """Scales or zeros in panels, (panels, groups, 16), as (groups, n)."""
+    return values.transpose(1, 0, 2).reshape(values.shape[1], values.shape[0] * PANEL)[:, :n]
 
 
-def _spread(weight: PackedWeight, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """(groups, n) as (k, n)."""
-    spread: npt.NDArray[np.float64] = values.repeat(weight.group, axis=0)[: weight.k]
-    return spread
+def _spread(weight: PackedWeight, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """(groups, n) as float64 (k, n)."""
+    groups = np.arange(weight.k) // weight.group
+    return values[groups].astype(np.float64)
 
 
 def _codes(q: npt.NDArray[Any], bits: int) -> npt.NDArray[np.uint8]:
