@@ -18,4 +18,9 @@ int npk_wgemm(int isa, int bits, int64_t m, int64_t n, int64_t k, int64_t group,
 int npk_wgemm_int8(int isa, int64_t m, int64_t n, int64_t k, int64_t group, const float *x, const uint8_t *packed,
                    const float *scale, const float *zero, const float *bias, float *y, int threads);
 
+/* y (m, n) = sum over blocks of `block` k of (a b over the block) * (a_scale * b_scale): a (m, k), b (k, n), a_scale
+ * (m, blocks) and b_scale (blocks, n) are C-contiguous floats. Blocks are summed in chunks of at most 128 k. */
+int npk_block_gemm(int isa, int64_t m, int64_t n, int64_t k, int64_t block, const float *a, const float *b,
+                   const float *a_scale, const float *b_scale, float *y, int threads);
+
 #endif

@@ -79,7 +79,7 @@ static void decoded_task(const product *g, int64_t i0, int64_t rows, int64_t pan
         for (int64_t i = 0; i < rows; i += step)
             for (int64_t q = 0; q < panels; q++)
                 g->ctx->tile[npk_min(step, rows - i) - 1](len, row_of(g, i0 + i, p, len), ldx,
-                                                          w + q * WGEMM_CHUNK * WGEMM_NR, chunks[q].scale,
+                                                          w + q * WGEMM_CHUNK * WGEMM_NR, chunks[q].scale, NULL, 0,
                                                           y + i * ldy + q * WGEMM_NR, ldy);
     }
     store_rows(g, i0, rows, panel * WGEMM_NR, y, ldy);
@@ -195,6 +195,10 @@ static int run(product *g, int threads) {
     return g->failed ? NPK_ENOMEM : status;
 }
 
+const wgemm_ctx *wgemm_ctx_of(int isa) {
+    return isa == NPK_GENERIC ? wgemm_ctx_generic() : isa == NPK_AVX2 ? wgemm_ctx_avx2() : wgemm_ctx_avx512();
+}
+
 static int checked(const product *g, int isa, int threads) {
     int64_t bytes;
     if (isa < NPK_GENERIC || isa > NPK_AVX512 || g->m < 0 || g->n < 0 || g->k < 0 || g->group < 8 || g->group % 8
@@ -220,7 +224,7 @@ int npk_wgemm(int isa, int bits, int64_t m, int64_t n, int64_t k, int64_t group,
         return status;
     if (bits != 4 && bits != 8)
         return NPK_EINVAL;
-    g.ctx = isa == NPK_GENERIC ? wgemm_ctx_generic() : isa == NPK_AVX2 ? wgemm_ctx_avx2() : wgemm_ctx_avx512();
+    g.ctx = wgemm_ctx_of(isa);
     if (!g.ctx)
         return NPK_EUNSUPPORTED;
     if (m == 0 || n == 0)

@@ -14,6 +14,7 @@ typedef __m256i I;
 #define v_store _mm256_storeu_ps
 #define v_add _mm256_add_ps
 #define v_sub _mm256_sub_ps
+#define v_mul _mm256_mul_ps
 #define v_fma _mm256_fmadd_ps
 #define v_of _mm256_cvtepi32_ps
 #define i_load(p) _mm256_loadu_si256((const __m256i *)(p))
@@ -22,7 +23,7 @@ typedef __m256i I;
 
 ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6)
 
-static const float_tile TILE[MR] = {rows1, rows2, rows3, rows4, rows5, rows6};
+static const wgemm_tile TILE[MR] = {rows1, rows2, rows3, rows4, rows5, rows6};
 static const wgemm_ctx CTX = {MR, decode, TILE, stream};
 
 const wgemm_ctx *wgemm_ctx_avx2(void) {

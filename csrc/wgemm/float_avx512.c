@@ -13,7 +13,7 @@ enum { MR = 14 };
 ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6) ROWS(7)
 ROWS(8) ROWS(9) ROWS(10) ROWS(11) ROWS(12) ROWS(13) ROWS(14)
 
-static const float_tile TILE[MR] = {rows1, rows2, rows3,  rows4,  rows5,  rows6,  rows7,
+static const wgemm_tile TILE[MR] = {rows1, rows2, rows3,  rows4,  rows5,  rows6,  rows7,
                                     rows8, rows9, rows10, rows11, rows12, rows13, rows14};
 static const wgemm_ctx CTX = {MR, decode, TILE, stream};
 

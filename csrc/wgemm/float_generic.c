@@ -20,7 +20,7 @@ static void decode(int bits, const wgemm_chunk *c, float *dst) {
 }
 
 NPK_INLINE void multiply(const int rows, int64_t len, const float *x, int64_t ldx, const float *w,
-                         const float *scale, float *y, int64_t ldy) {
+                         const float *scale, const float *row_scale, int64_t ldr, float *y, int64_t ldy) {
     float sum[MR][WGEMM_NR] = {{0}};
     for (int64_t p = 0; p < len; p++, w += WGEMM_NR)
         for (int i = 0; i < rows; i++)
@@ -28,24 +28,23 @@ NPK_INLINE void multiply(const int rows, int64_t len, const float *x, int64_t ld
                 sum[i][j] += x[i * ldx + p] * w[j];
     for (int i = 0; i < rows; i++)
         for (int j = 0; j < WGEMM_NR; j++)
-            y[i * ldy + j] += sum[i][j] * scale[j];
+            y[i * ldy + j] += sum[i][j] * (row_scale ? scale[j] * row_scale[i * ldr] : scale[j]);
 }
 
 static void stream(int bits, const wgemm_chunk *c, const float *x, float *y) {
     float w[WGEMM_CHUNK * WGEMM_NR];
     decode(bits, c, w);
-    multiply(1, c->len, x, 0, w, c->scale, y, 0);
+    multiply(1, c->len, x, 0, w, c->scale, NULL, 0, y, 0);
 }
 
 #define ROWS(r)                                                                                                  \
-    static void rows##r(int64_t len, const float *x, int64_t ldx, const float *w, const float *scale, float *y,  \
-                        int64_t ldy) {                                                                           \
-        multiply(r, len, x, ldx, w, scale, y, ldy);                                                              \
+    static void rows##r(int64_t len, const float *x, int64_t ldx, const float *w, const float *scale,            \
+                       const float *row_scale, int64_t ldr, float *y, int64_t ldy) {                             \
+        multiply(r, len, x, ldx, w, scale, row_scale, ldr, y, ldy);                                              \
     }
 ROWS(1) ROWS(2) ROWS(3) ROWS(4)
 
-typedef void (*float_tile)(int64_t, const float *, int64_t, const float *, const float *, float *, int64_t);
-static const float_tile TILE[MR] = {rows1, rows2, rows3, rows4};
+static const wgemm_tile TILE[MR] = {rows1, rows2, rows3, rows4};
 static const wgemm_ctx CTX = {MR, decode, TILE, stream};
 
 const wgemm_ctx *wgemm_ctx_generic(void) { return &CTX; }

@@ -33,7 +33,7 @@ TARGET static void decode(int bits, const wgemm_chunk *c, float *dst) {
 }
 
 TARGET NPK_INLINE void multiply(const int rows, int64_t len, const float *x, int64_t ldx, const float *w,
-                                const float *scale, float *y, int64_t ldy) {
+                                const float *scale, const float *row_scale, int64_t ldr, float *y, int64_t ldy) {
     V sum[MR][NV];
     NPK_UNROLL
     for (int i = 0; i < rows; i++) {
@@ -59,7 +59,10 @@ TARGET NPK_INLINE void multiply(const int rows, int64_t len, const float *x, int
         NPK_UNROLL
         for (int j = 0; j < NV; j++) {
             float *dst = y + i * ldy + j * LANES;
-            v_store(dst, v_fma(sum[i][j], v_load(scale + j * LANES), v_load(dst)));
+            V factor = v_load(scale + j * LANES);
+            if (row_scale)
+                factor = v_mul(factor, v_set1(row_scale[i * ldr]));
+            v_store(dst, v_fma(sum[i][j], factor, v_load(dst)));
         }
     }
 }
@@ -105,7 +108,6 @@ TARGET static void stream(int bits, const wgemm_chunk *c, const float *x, float 
 
 #define ROWS(r)                                                                                                  \
     TARGET static void rows##r(int64_t len, const float *x, int64_t ldx, const float *w, const float *scale,     \
-                               float *y, int64_t ldy) {                                                          \
-        multiply(r, len, x, ldx, w, scale, y, ldy);                                                              \
+                       const float *row_scale, int64_t ldr, float *y, int64_t ldy) {                             \
+        multiply(r, len, x, ldx, w, scale, row_scale, ldr, y, ldy);                                              \
     }
-typedef void (*float_tile)(int64_t, const float *, int64_t, const float *, const float *, float *, int64_t);

@@ -39,7 +39,7 @@ TARGET NPK_INLINE I i_quad(const int8_t *x) {
 
 ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6)
 
-static const int8_tile TILE[MR] = {rows1, rows2, rows3, rows4, rows5, rows6};
+static const wgemm_int8_tile TILE[MR] = {rows1, rows2, rows3, rows4, rows5, rows6};
 static const wgemm_int8_ctx CTX = {MR, TILE};
 
 const wgemm_int8_ctx *wgemm_int8_ctx_avx2(void) { return npk_cpu_supports("avx2") ? &CTX : NULL; }

@@ -32,9 +32,7 @@ NPK_INLINE void multiply(const int rows, int64_t k, int64_t group, const wgemm_r
     }
 ROWS(1) ROWS(2) ROWS(3) ROWS(4)
 
-typedef void (*int8_tile)(int64_t, int64_t, const wgemm_rows *, const uint8_t *, const float *, const float *,
-                          float *, int64_t);
-static const int8_tile TILE[MR] = {rows1, rows2, rows3, rows4};
+static const wgemm_int8_tile TILE[MR] = {rows1, rows2, rows3, rows4};
 static const wgemm_int8_ctx CTX = {MR, TILE};
 
 const wgemm_int8_ctx *wgemm_int8_ctx_generic(void) { return &CTX; }

@@ -70,5 +70,3 @@ TARGET NPK_INLINE void multiply(const int rows, int64_t k, int64_t group, const 
                                const float *scale, const float *zero, float *y, int64_t ldy) {                   \
         multiply(r, k, group, x, codes, scale, zero, y, ldy);                                                    \
     }
-typedef void (*int8_tile)(int64_t, int64_t, const wgemm_rows *, const uint8_t *, const float *, const float *,
-                          float *, int64_t);

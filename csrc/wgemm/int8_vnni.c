@@ -12,7 +12,7 @@ enum { MR = 12 };
 
 ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6) ROWS(7) ROWS(8) ROWS(9) ROWS(10) ROWS(11) ROWS(12)
 
-static const int8_tile TILE[MR] = {rows1, rows2, rows3, rows4,  rows5,  rows6,
+static const wgemm_int8_tile TILE[MR] = {rows1, rows2, rows3, rows4,  rows5,  rows6,
                                    rows7, rows8, rows9, rows10, rows11, rows12};
 static const wgemm_int8_ctx CTX = {MR, TILE};
 

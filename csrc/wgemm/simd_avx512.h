@@ -11,6 +11,7 @@ typedef __m512i I;
 #define v_store _mm512_storeu_ps
 #define v_add _mm512_add_ps
 #define v_sub _mm512_sub_ps
+#define v_mul _mm512_mul_ps
 #define v_fma _mm512_fmadd_ps
 #define v_of _mm512_cvtepi32_ps
 #define i_load(p) _mm512_loadu_si512((const void *)(p))

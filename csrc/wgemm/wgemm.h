@@ -19,13 +19,16 @@ typedef struct {
     const float *zero;    /* 16, or NULL */
 } wgemm_chunk;
 
+/* y (r, 16), rows ldy apart, += (x W) * scale for r rows and W (len, 16) in float; a row_scale, ldr apart, multiplies
+ * scale first. */
+typedef void (*wgemm_tile)(int64_t len, const float *x, int64_t ldx, const float *w, const float *scale,
+                           const float *row_scale, int64_t ldr, float *y, int64_t ldy);
+
 typedef struct {
     int mr;
     /* codes - zero of a chunk as float, (len, 16) */
     void (*decode)(int bits, const wgemm_chunk *c, float *dst);
-    /* tile[r - 1]: y (r, 16), rows ldy apart, += (x W) * scale with W decoded */
-    void (*const *tile)(int64_t len, const float *x, int64_t ldx, const float *w, const float *scale, float *y,
-                        int64_t ldy);
+    const wgemm_tile *tile; /* tile[r - 1] */
     /* the same from codes, one row */
     void (*stream)(int bits, const wgemm_chunk *c, const float *x, float *y);
 } wgemm_ctx;
@@ -33,6 +36,7 @@ typedef struct {
 const wgemm_ctx *wgemm_ctx_generic(void);
 const wgemm_ctx *wgemm_ctx_avx2(void);
 const wgemm_ctx *wgemm_ctx_avx512(void);
+const wgemm_ctx *wgemm_ctx_of(int isa);
 
 /* Rounded rows of x: codes (r, k padded to 8 with zeros), and for each group of k its scale and sum of codes. */
 typedef struct {
@@ -42,11 +46,13 @@ typedef struct {
     const int32_t *sums;  /* (r, groups) */
 } wgemm_rows;
 
+/* y (r, 16) += sum over groups of (codes - zero) . x * (scale * x.scale) for r rows, one panel, all of k */
+typedef void (*wgemm_int8_tile)(int64_t k, int64_t group, const wgemm_rows *x, const uint8_t *codes,
+                                const float *scale, const float *zero, float *y, int64_t ldy);
+
 typedef struct {
     int mr;
-    /* tile[r - 1]: y (r, 16) = sum over groups of (codes - zero) . x * (scale * x.scale), one panel, all of k */
-    void (*const *tile)(int64_t k, int64_t group, const wgemm_rows *x, const uint8_t *codes, const float *scale,
-                        const float *zero, float *y, int64_t ldy);
+    const wgemm_int8_tile *tile; /* tile[r - 1] */
 } wgemm_int8_ctx;
 
 const wgemm_int8_ctx *wgemm_int8_ctx_generic(void);

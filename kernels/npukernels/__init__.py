@@ -4,16 +4,22 @@
 proven, and ``check`` judges an output against it, whoever computed it.
 """
 
+import npukernels.cases_quant  # noqa: F401
+from npukernels.block_matmul import block_gemm
 from npukernels.cases import Case, golden
+from npukernels.int8_packing import prepack_int8
 from npukernels.matmul import gemm
-from npukernels.qgemm import prepack_int8, qgemm
 from npukernels.native import cpu_features, native_available, native_problem
+from npukernels.qgemm import qgemm
 from npukernels.registry import kernel, ops, variants
 from npukernels.verdict import Check, check
+from npukernels.weight_matmul import weight_gemm
+from npukernels.weights import prepack_weight
 
 __all__ = [
     "Case",
     "Check",
+    "block_gemm",
     "check",
     "cpu_features",
     "gemm",
@@ -23,6 +29,8 @@ __all__ = [
     "native_problem",
     "ops",
     "prepack_int8",
+    "prepack_weight",
     "qgemm",
     "variants",
+    "weight_gemm",
 ]

@@ -38,6 +38,8 @@ class Case:
         inputs: read-only arrays, in the order the op takes them.
         expected: the result in float64.
         bound: largest error a correct kernel can make, elementwise, float64; 0 means exact.
+        out_dtype: NumPy dtype of the output.
+        params: further arguments of the op, by name.
     """
 
     op: str
@@ -48,6 +50,8 @@ class Case:
     inputs: tuple[npt.NDArray[Any], ...]
     expected: Float64
     bound: Float64
+    out_dtype: str = "float32"
+    params: tuple[tuple[str, Any], ...] = ()
 
     @property
     def repro(self) -> str:
@@ -151,7 +155,8 @@ def _gemm(dtype: str, fill: str, seed: int, m: int, n: int, k: int) -> Case:
     expected = a @ b
     bound = np.zeros((m, n)) if fill == "integer" else gemm_bound(a32, b32)
     dims = (("m", m), ("n", n), ("k", k))
-    return Case("gemm", dtype, fill, seed, dims, frozen(a32, b32), *frozen(expected, bound))
+    inputs, results = frozen(a32, b32), frozen(expected, bound)
+    return Case("gemm", dtype, fill, seed, dims, inputs, results[0], results[1])
 
 
 def gemm_bound(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> Float64:

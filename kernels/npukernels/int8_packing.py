@@ -6,6 +6,7 @@ variants read the same panels. A uint8 matrix is kept as int8, 128 less, and its
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -39,6 +40,11 @@ class PackedInt8:
     dtype: str
     panels: Int8Array
     sums: npt.NDArray[np.int32]
+
+    @functools.cached_property
+    def pointers(self) -> tuple[object, object]:
+        """What C needs of ``panels`` and ``sums``; made once."""
+        return pointer(self.panels), pointer(self.sums)
 
 
 def prepack_int8(b: npt.NDArray[Any], *, threads: int = 1) -> PackedInt8:
@@ -75,10 +81,8 @@ def unpack_int8(packed: PackedInt8) -> Int8Array:
 
 def _pack(b: npt.NDArray[Any], panels: Int8Array, sums: npt.NDArray[np.int32], threads: int) -> None:
     module = native.require_native()
-    if b.flags.c_contiguous:
-        start = pointer(b)
-    else:
-        start = module.ffi.cast("void *", b.__array_interface__["data"][0])
+    address = b.__array_interface__["data"][0]
+    start = pointer(b) if b.flags.c_contiguous else module.ffi.cast("void *", address)
     flip = 0x80 if b.dtype == np.uint8 else 0
     k, n = b.shape
     status = module.lib.npk_qgemm_pack(n, k, start, *b.strides, flip, pointer(panels), pointer(sums), threads)

@@ -21,9 +21,9 @@ import numpy.typing as npt
 
 from npukernels import native
 from npukernels.arguments import array, contiguous, output, pointer, thread_count
-from npukernels.int8_packing import Int8Array, PackedInt8, prepack_int8, unpack_int8
+from npukernels.int8_packing import PackedInt8, prepack_int8, unpack_int8
 from npukernels.registry import kernel, select
-from npukernels.rescale import ROUNDINGS, Rescale, finish, make_rescale
+from npukernels.rescale import Rescale, finish, make_rescale
 from npusim.errors import InputError, Problem
 
 Any8: TypeAlias = npt.NDArray[Any]
@@ -136,16 +136,15 @@ def _vnni(a: Any8, b: PackedInt8, zeros: ZeroPoints, rescale: Rescale, out: Any8
     _qgemm("NPK_AVX512", a, b, zeros, rescale, out, threads)
 
 
-def _qgemm(
-    isa: str, a: Any8, b: PackedInt8, zeros: ZeroPoints, rescale: Rescale, out: Any8, threads: int
-) -> None:
+def _qgemm(isa: str, a: Any8, b: PackedInt8, zeros: ZeroPoints, rescale: Rescale, out: Any8, threads: int) -> None:
     module = native.require_native()
     lib, null = module.lib, module.ffi.NULL
-    held = (zeros.b, rescale.bias, rescale.row_scale, rescale.scale, rescale.float_bias, rescale.shift)
-    b_zero, bias, row_scale, scale, float_bias, shift = (null if x is None else pointer(x) for x in held)
+    b_zero = null if zeros.b is None else pointer(zeros.b)
+    bias, row_scale, scale, float_bias, shift = rescale.pointers
+    panels, sums = b.pointers
     status = lib.npk_qgemm(
         getattr(lib, isa), a.shape[0], b.n, b.k, pointer(a), a.shape[1], a.dtype == np.int8,
-        pointer(b.panels), pointer(b.sums), zeros.a, b_zero, bias, getattr(lib, rescale.kind), row_scale, scale,
+        panels, sums, zeros.a, b_zero, bias, getattr(lib, rescale.kind), row_scale, scale,
         float_bias, shift, rescale.double_round, rescale.zero, pointer(out), threads,
     )  # fmt: skip
     if status:
@@ -227,6 +226,3 @@ def _refuse_overflow(a: Any8, b: PackedInt8, zeros: ZeroPoints, rescale: Rescale
         raise InputError(
             Problem(f"k = {b.k} is so long that a sum could exceed int32", "a", allowed=f"k <= {limit} here")
         )
-
-
-__all__ = ["ROUNDINGS", "Int8Array", "PackedInt8", "prepack_int8", "qgemm", "unpack_int8"]

@@ -8,7 +8,7 @@ import numba
 import numpy as np
 
 
-@numba.njit(cache=False, nogil=True)  # type: ignore[misc]
+@numba.njit(cache=False, nogil=True)
 def sums(a: Any, b: Any, a_zero: Any, b_zero: Any) -> Any:
     """``sum over p of (A[i, p] - a_zero) (B[p, j] - b_zero[j])``, int32 (m, n), in the order i, p, j."""
     m, k = a.shape

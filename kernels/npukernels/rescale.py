@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from npukernels.arguments import array, contiguous
+from npukernels.arguments import array, contiguous, pointer
+from npukernels.native import require_native
 from npusim.errors import InputError, Problem, unknown_name
 
 ROUNDINGS = ("half_even", "tosa", "tosa_double")
+
 
 @dataclass(frozen=True)
 class Rescale:
@@ -37,6 +40,13 @@ class Rescale:
     shift: npt.NDArray[np.int32] | None = None
     double_round: bool = False
     zero: int = 0
+
+    @functools.cached_property
+    def pointers(self) -> tuple[object, ...]:
+        """What C needs of bias, row_scale, scale, float_bias and shift; made once."""
+        null = require_native().ffi.NULL
+        held = (self.bias, self.row_scale, self.scale, self.float_bias, self.shift)
+        return tuple(null if x is None else pointer(x) for x in held)
 
 
 _PLAIN = Rescale("NPK_QOUT_S32")
@@ -122,7 +132,7 @@ def finish(sums: npt.NDArray[np.int64], rescale: Rescale, out: npt.NDArray[Any])
     if rescale.kind == "NPK_QOUT_S32":
         out[...] = sums.astype(np.int32)
         return
-    scale = rescale.scale
+    scale: Any = rescale.scale
     if rescale.kind == "NPK_QOUT_F32":
         rows = np.float32(1) if rescale.row_scale is None else rescale.row_scale[:, None]
         with np.errstate(over="ignore"):

@@ -82,7 +82,8 @@ def activations(x: Any) -> Float32:
     if x.dtype == np.float32:
         return contiguous(x)
     if x.dtype == np.float16:
-        return x.astype(np.float32, order="C")
+        converted: Float32 = x.astype(np.float32, order="C")
+        return converted
     codes = np.ascontiguousarray(x).view(np.uint16)
     return (codes.astype(np.uint32) << np.uint32(16)).view(np.float32)
 
