@@ -182,6 +182,7 @@ def test_public_names_are_these():
     assert set(nk.__all__) == {
         "Case", "Check", "check", "cpu_features", "gemm", "golden", "kernel", "native_available",
         "native_problem", "ops", "variants",
+        "block_gemm", "prepack_int8", "prepack_weight", "qgemm", "weight_gemm",
     }  # fmt: skip
     assert all(getattr(nk, name).__doc__ for name in nk.__all__)
-    assert nk.ops() == ("gemm",)
+    assert nk.ops() == ("block_gemm", "gemm", "qgemm", "weight_gemm", "weight_gemm_int8")
