@@ -46,6 +46,11 @@ class PackedInt8:
         """What C needs of ``panels`` and ``sums``; made once."""
         return pointer(self.panels), pointer(self.sums)
 
+    @functools.cached_property
+    def moved_zero(self) -> npt.NDArray[np.int32]:
+        """The zero points that the panels of a uint8 matrix have when its own are zero."""
+        return np.full(self.n, -128, np.int32)
+
 
 def prepack_int8(b: npt.NDArray[Any], *, threads: int = 1) -> PackedInt8:
     """Packs a constant matrix once, for many calls of ``qgemm``.

@@ -187,8 +187,8 @@ def _result(out: Any, shape: tuple[int, int], name: Any, inputs: tuple[Any8, ...
 
 
 def _zero_points(a: Any8, b: PackedInt8, a_zero: Any, b_zero: Any) -> ZeroPoints:
-    if type(a_zero) is int and type(b_zero) is int and a_zero == b_zero == 0 and b.dtype == "int8":
-        return _NO_ZEROS
+    if type(a_zero) is int and type(b_zero) is int and a_zero == b_zero == 0:
+        return _NO_ZEROS if b.dtype == "int8" else ZeroPoints(0, b.moved_zero)
     left = _whole(a_zero, "a_zero", a.dtype.name)
     shift = 128 if b.dtype == "uint8" else 0
     if isinstance(b_zero, np.ndarray) and b_zero.ndim:

@@ -59,12 +59,9 @@ def weights(rng, areas, m, n, k, at_end):
             ran += 1
     right = placed(areas[0], (q - 1.0).astype(np.float32), at_end)
     for variant in nk.variants("block_gemm")[1:]:
-        from npukernels import block_matmul
-
-        spread = [
-            placed(areas[i], np.ones(shape, np.float32), at_end) for i, shape in ((1, (m, groups)), (2, (groups, n)))
-        ]
-        block_matmul.select("block_gemm", variant).run(x, right, *spread, 32, float(one[0, 0]), out, 1)
+        scales = (np.ones((m, groups), np.float32), np.ones((groups, n), np.float32))
+        spread = [placed(areas[i], values, at_end) for i, values in enumerate(scales, 1)]
+        select("block_gemm", variant).run(x, right, *spread, 32, 1.0, out, 1)
         assert np.array_equal(out, expected), (variant, m, n, k)
         ran += 1
     return ran
