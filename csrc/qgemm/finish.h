@@ -3,11 +3,11 @@
 
 /* TOSA 1.0, apply_scale_32: value * multiplier / 2^shift rounded to nearest, ties up; with `double_round` and a
  * shift above 31 the rounding of an earlier 31-bit step is added, ties away from zero. */
-TARGET NPK_INLINE int32_t apply_scale_32(int32_t value, int32_t multiplier, int32_t shift, bool double_round) {
+TARGET NPK_INLINE int64_t apply_scale_32(int32_t value, int32_t multiplier, int32_t shift, bool double_round) {
     int64_t round = (int64_t)1 << (shift - 1);
     if (double_round && shift > 31)
         round += value >= 0 ? (int64_t)1 << 30 : -((int64_t)1 << 30);
-    return (int32_t)(((int64_t)value * multiplier + round) >> shift);
+    return ((int64_t)value * multiplier + round) >> shift;
 }
 
 /* Nearest integer, ties to even, of |x| < 2^22: adding 1.5 * 2^23 leaves no bits below one. */
@@ -40,9 +40,10 @@ TARGET NPK_INLINE void requantise(const qgemm_output *q, int64_t j, int64_t n, c
 TARGET NPK_INLINE void rescale(const qgemm_output *q, int64_t j, int64_t n, const int32_t *v, uint8_t *out,
                                const int32_t low, const int32_t high) {
     for (int64_t c = 0; c < n; c++) {
-        int32_t x = apply_scale_32(v[c], q->multiplier[j + c], q->shift[j + c], q->double_round);
-        /* Saturates before the zero point is added, so that the sum cannot overflow. */
-        out[c] = (uint8_t)clamp(clamp(x, -1024, 1024) + q->zero, low, high);
+        int64_t x = apply_scale_32(v[c], q->multiplier[j + c], q->shift[j + c], q->double_round);
+        /* Saturates while it is wide; the limits lie outside of every output and zero point. */
+        x = x < -1024 ? -1024 : x > 1024 ? 1024 : x;
+        out[c] = (uint8_t)clamp((int32_t)x + q->zero, low, high);
     }
 }
 

@@ -11,6 +11,7 @@ import numpy as np
 from guard_pages import Guarded
 
 import npukernels as nk
+from npukernels.registry import select
 
 
 def placed(area, x, at_end):

@@ -138,6 +138,13 @@ def test_fixed_point_requantisation_follows_tosa(variant, rounding):
         assert got[i, j] == min(max(value, -128), 127)
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_large_scale_saturates_instead_of_wrapping(variant):
+    a, b = np.array([[100], [-100], [0]], np.int8), np.full((1, 17), 100, np.int8)
+    got = nk.qgemm(a, b, a_scale=2.0**27, out_dtype="int8", rounding="tosa", variant=variant)
+    assert (got == np.array([[127], [-128], [0]])).all()
+
+
 def test_tosa_multipliers_are_normalised_and_close():
     for scale in (2.0**-32, 1e-7, 0.3, 1 - 2.0**-40, 1.0, 7.7, 2.0**28):
         multiplier, shift = tosa_scale(scale)
