@@ -4,20 +4,26 @@
 proven, and ``check`` judges an output against it, whoever computed it.
 """
 
+import npukernels.cases_quant  # noqa: F401
 from npukernels import cases_attention as _cases_attention  # noqa: F401  (registers its makers)
 from npukernels.activations import exp, gelu, sigmoid, silu, swiglu, tanh
 from npukernels.attention import attention, paged_attention
+from npukernels.block_matmul import block_gemm
 from npukernels.cases import Case, golden
 from npukernels.cases_rows import layernorm_bound, softmax_bound
 from npukernels.casts import cast
+from npukernels.int8_packing import prepack_int8
 from npukernels.matmul import gemm
 from npukernels.native import cpu_features, native_available, native_problem
 from npukernels.norms import layernorm, rmsnorm, softmax
+from npukernels.qgemm import qgemm
 from npukernels.quantized import Quantized, dequantize, quantize
 from npukernels.registry import kernel, ops, variants
 from npukernels.rotary import rope, rope_cache
 from npukernels.routing import Routing, route, topk
 from npukernels.verdict import Check, check
+from npukernels.weight_matmul import weight_gemm
+from npukernels.weights import prepack_weight
 
 __all__ = [
     "Case",
@@ -25,6 +31,7 @@ __all__ = [
     "Quantized",
     "Routing",
     "attention",
+    "block_gemm",
     "cast",
     "check",
     "cpu_features",
@@ -40,6 +47,9 @@ __all__ = [
     "native_problem",
     "ops",
     "paged_attention",
+    "prepack_int8",
+    "prepack_weight",
+    "qgemm",
     "quantize",
     "rmsnorm",
     "rope",
@@ -53,4 +63,5 @@ __all__ = [
     "tanh",
     "topk",
     "variants",
+    "weight_gemm",
 ]
