@@ -5,7 +5,7 @@ proven, and ``check`` judges an output against it, whoever computed it.
 """
 
 from npukernels.cases import Case, golden
-from npukernels.matmul import gemm
+from npukernels.matmul import Packed, gemm, prepack
 from npukernels.native import cpu_features, native_available, native_problem
 from npukernels.registry import kernel, ops, variants
 from npukernels.verdict import Check, check
@@ -13,6 +13,7 @@ from npukernels.verdict import Check, check
 __all__ = [
     "Case",
     "Check",
+    "Packed",
     "check",
     "cpu_features",
     "gemm",
@@ -21,5 +22,6 @@ __all__ = [
     "native_available",
     "native_problem",
     "ops",
+    "prepack",
     "variants",
 ]
