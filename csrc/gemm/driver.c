@@ -173,6 +173,22 @@ int npk_sgemm(int isa, int64_t m, int64_t n, int64_t k, const float *a, int64_t 
     return status != NPK_OK ? status : product(ctx, &g, NPK_GEMM_F32, threads);
 }
 
+static bool overlap(const float *x, int64_t x_count, const float *y, int64_t y_count) {
+    return (uintptr_t)x < (uintptr_t)(y + y_count) && (uintptr_t)y < (uintptr_t)(x + x_count);
+}
+
+int npk_sgemm_plain(int isa, int64_t m, int64_t n, int64_t k, const float *a, const float *b, float *c, int threads) {
+    gemm_args g = {.m = m, .n = n, .k = k, .a = {a, k, 1, NPK_GEMM_F32}, .b = {b, n, 1, NPK_GEMM_F32}, .c = c,
+                   .rsc = n, .csc = 1};
+    const gemm_ctx *ctx;
+    int status = check(isa, &g, NPK_GEMM_F32, threads, &ctx);
+    if (status != NPK_OK)
+        return status;
+    if (overlap(c, m * n, a, m * k) || overlap(c, m * n, b, k * n))
+        return NPK_EALIAS;
+    return product(ctx, &g, NPK_GEMM_F32, threads);
+}
+
 /* Products of a batch: small ones are shared out whole, large ones one after the other in parts. */
 typedef struct {
     const gemm_ctx *ctx;

@@ -106,6 +106,8 @@ static int multiply_blocks(const gemm_ctx *ctx, const gemm_args *g) {
     int64_t step_k = gemm_block_k(ctx, g->k);
     int64_t mc_max = even_block(g->m, ctx->mc, ctx->mr);
     int64_t limit = g->m > ctx->mc || g->packed_b ? ctx->nc : npk_round_up(WIDE_ROW, ctx->nr);
+    if (g->b.rs == 1 && g->m <= 4 * ctx->mr && !g->packed_b) /* a few whole columns stream by: none wait in L2 */
+        limit = ctx->nr;
     int64_t nc_max = even_block(g->n, limit, ctx->nr);
     /* Rows shared out evenly between the last tiles may need one more panel than full tiles would. */
     int64_t a_size = direct_a ? 0 : npk_round_up((mc_max + ctx->mr) * step_k, 16);

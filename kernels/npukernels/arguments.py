@@ -16,6 +16,9 @@ Array: TypeAlias = npt.NDArray[np.float32]
 
 MAX_THREADS = 64
 
+_F32 = np.dtype(np.float32)
+_NDARRAY = np.ndarray
+
 # Work limit of the exact overlap search; a pair it cannot decide counts as overlapping.
 _OVERLAP_WORK = 100_000
 
@@ -101,13 +104,19 @@ def thread_count(threads: Any) -> int:
     return int(threads)
 
 
-def floats(*shape: int, dtype: str = "float32") -> npt.NDArray[Any]:
+def plain(x: Any) -> bool:
+    """Whether ``x`` is a float32 matrix and no subclass of an array: the quick check."""
+    return type(x) is _NDARRAY and x.dtype is _F32 and x.ndim == 2
+
+
+def floats(*shape: int, dtype: str | np.dtype[Any] = _F32) -> npt.NDArray[Any]:
     """An uninitialised C-contiguous array. Raises InputError when it cannot be had."""
     try:
         return np.empty(shape, dtype)
     except (MemoryError, ValueError):
-        problem = f"of shape {shape} exceeds the memory"
-        raise _bad("out", problem, "fewer elements") from None
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        problem = "exceeds the address space" if size > sys.maxsize else "does not fit the memory"
+        raise _bad("out", f"of shape {shape} {problem}", "fewer elements") from None
 
 
 def checked_output(
@@ -118,9 +127,7 @@ def checked_output(
     Raises:
         InputError: wrong type, dtype (not one of ``kinds``) or shape, read-only, or overlapping an input or itself.
     """
-    if type(out) is not np.ndarray or out.dtype.name not in kinds:
-        array(out, "out", kinds)
-    result: npt.NDArray[Any] = out
+    result = array(out, "out", kinds)
     if result.shape != shape:
         raise _bad("out", f"has shape {result.shape}", f"{shape}")
     flags = result.flags
@@ -143,11 +150,11 @@ def operand(x: npt.NDArray[Any]) -> tuple[object, int, int]:
     are not on steps of their own size (a field of packed records).
     """
     ffi = require_native().ffi
-    rows, cols = x.strides
     flags = x.flags
-    size = x.itemsize
     if flags.c_contiguous and flags.aligned:  # from_buffer takes a seventh of the time of the other way
-        return ffi.from_buffer(x), rows // size, cols // size
+        return ffi.from_buffer(x), x.shape[1], 1
+    rows, cols = x.strides
+    size = x.itemsize
     if (rows | cols) % size or not flags.aligned:
         return operand(x.copy())
     return ffi.cast("void *", x.__array_interface__["data"][0]), rows // size, cols // size

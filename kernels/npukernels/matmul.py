@@ -16,7 +16,16 @@ import numpy as np
 import numpy.typing as npt
 
 from npukernels import native
-from npukernels.arguments import Array, array, checked_output, floats, operand, thread_count
+from npukernels.arguments import (
+    MAX_THREADS,
+    Array,
+    array,
+    checked_output,
+    floats,
+    operand,
+    plain,
+    thread_count,
+)
 from npukernels.registry import kernel, select
 from npusim.errors import InputError, Problem
 
@@ -25,7 +34,10 @@ AnyArray: TypeAlias = npt.NDArray[Any]
 KINDS = ("float32", "float16", "uint16")
 FORMATS = {"fp32": "float32", "fp16": "float16", "bf16": "uint16"}
 
-_NDARRAY, _F32 = np.ndarray, np.dtype(np.float32)
+_F32 = np.dtype(np.float32)
+
+# Bits of ndarray.flags.num: C-contiguous and aligned.
+_IN_ORDER = 0x101
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,19 +85,24 @@ def gemm(
     """
     if type(b) is Packed:
         return _gemm_packed(a, b, out, out_dtype, variant, threads)
-    run = select("gemm", variant).run
-    if threads.__class__ is not int or not 0 < threads < 65:
+    chosen = select("gemm", variant)
+    if type(threads) is not int or not 0 < threads <= MAX_THREADS:
         threads = thread_count(threads)
     # Plain float32 matrices, the common case, skip the general checks: they take longer than a small product.
-    if not (type(a) is type(b) is _NDARRAY and a.dtype is b.dtype is _F32 and a.ndim == b.ndim == 2):  # type: ignore[union-attr]
-        a, b = _factor(a, "a"), _factor(b, "b")
-    if a.shape[-1] != b.shape[-2]:
-        raise _mismatch(a, b.shape)
-    if out_dtype is None and out is None and a.ndim == b.ndim == 2:
-        out = floats(a.shape[0], b.shape[1])
+    if plain(a) and plain(b) and out_dtype is None:
+        (m, k), (rows, n) = a.shape, b.shape
+        if k != rows:
+            raise _mismatch(a, b.shape)
+        if out is None:
+            out = floats(m, n)
+        elif not (plain(out) and out.shape == (m, n) and out.flags.carray and chosen.variant in _ISA):
+            out = checked_output(out, (m, n), a, b, kinds=KINDS)
     else:
+        a, b = _factor(a, "a"), _factor(b, "b")
+        if a.shape[-1] != b.shape[-2]:
+            raise _mismatch(a, b.shape)
         out = _output(out, out_dtype, _product_shape(a, b), a, b)
-    run(a, b, out, threads)
+    chosen.run(a, b, out, threads)
     return out
 
 
@@ -201,6 +218,8 @@ def _product_shape(a: AnyArray, b: AnyArray) -> tuple[int, ...]:
 
 
 def _output(out: Any, out_dtype: str | None, shape: tuple[int, ...], *inputs: AnyArray) -> AnyArray:
+    if out is None and out_dtype is None:
+        return floats(*shape)
     if out_dtype is not None and out_dtype not in FORMATS:
         raise InputError(Problem(f"out_dtype is {out_dtype!r}"[:100], "out_dtype", allowed=", ".join(FORMATS)))
     if out is None:
@@ -284,11 +303,18 @@ def _native(isa: str, a: AnyArray, b: AnyArray, out: AnyArray, threads: int) -> 
     if not (a.dtype is b.dtype is out.dtype is _F32 and a.ndim == b.ndim == 2):
         _native_batch(isa, a, b, out, threads)
         return
-    lib = native.require_native().lib
+    module = native.require_native()
+    lib = module.lib
     m, k = a.shape
     n = b.shape[1]
-    status = lib.npk_sgemm(getattr(lib, isa), m, n, k, *operand(a), *operand(b), *operand(out), threads)
+    if a.flags.num & b.flags.num & out.flags.num & _IN_ORDER == _IN_ORDER:
+        buffer = module.ffi.from_buffer
+        status = lib.npk_sgemm_plain(getattr(lib, isa), m, n, k, buffer(a), buffer(b), buffer(out), threads)
+    else:
+        status = lib.npk_sgemm(getattr(lib, isa), m, n, k, *operand(a), *operand(b), *operand(out), threads)
     if status:
+        if status == lib.NPK_EALIAS:
+            checked_output(out, out.shape, a, b)
         native.raise_for_status(status, f"gemm {a.shape} x {b.shape}")
 
 
