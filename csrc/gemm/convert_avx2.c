@@ -5,11 +5,13 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
+enum { AHEAD = 512 }; /* floats */
+
 #define TARGET __attribute__((target("avx2,fma,f16c")))
 
-/* dst[p * width + i] = x[i * si + p] for 8 lines and 8 steps. */
-TARGET NPK_INLINE void transpose8(const float *x, int64_t si, float *dst, const int width) {
-    __m256 r[8], s[8];
+/* out[p] = steps p of 8 lines, lane i from x[i * si + p], for 8 steps. */
+TARGET NPK_INLINE void load_transposed(const float *x, int64_t si, __m256 out[8]) {
+    __m256 r[8];
     NPK_UNROLL
     for (int i = 0; i < 4; i++) { /* halves are paired while loading: fewer shuffles */
         const float *low = x + i * si, *high = x + (i + 4) * si;
@@ -18,15 +20,22 @@ TARGET NPK_INLINE void transpose8(const float *x, int64_t si, float *dst, const 
     }
     NPK_UNROLL
     for (int h = 0; h < 8; h += 4) {
-        s[h] = _mm256_unpacklo_ps(r[h], r[h + 1]);
-        s[h + 1] = _mm256_unpackhi_ps(r[h], r[h + 1]);
-        s[h + 2] = _mm256_unpacklo_ps(r[h + 2], r[h + 3]);
-        s[h + 3] = _mm256_unpackhi_ps(r[h + 2], r[h + 3]);
-        _mm256_storeu_ps(dst + h * width, _mm256_shuffle_ps(s[h], s[h + 2], 0x44));
-        _mm256_storeu_ps(dst + (h + 1) * width, _mm256_shuffle_ps(s[h], s[h + 2], 0xEE));
-        _mm256_storeu_ps(dst + (h + 2) * width, _mm256_shuffle_ps(s[h + 1], s[h + 3], 0x44));
-        _mm256_storeu_ps(dst + (h + 3) * width, _mm256_shuffle_ps(s[h + 1], s[h + 3], 0xEE));
+        __m256 s0 = _mm256_unpacklo_ps(r[h], r[h + 1]), s1 = _mm256_unpackhi_ps(r[h], r[h + 1]);
+        __m256 s2 = _mm256_unpacklo_ps(r[h + 2], r[h + 3]), s3 = _mm256_unpackhi_ps(r[h + 2], r[h + 3]);
+        out[h] = _mm256_shuffle_ps(s0, s2, 0x44);
+        out[h + 1] = _mm256_shuffle_ps(s0, s2, 0xEE);
+        out[h + 2] = _mm256_shuffle_ps(s1, s3, 0x44);
+        out[h + 3] = _mm256_shuffle_ps(s1, s3, 0xEE);
     }
+}
+
+/* dst[p * width + i] = x[i * si + p] for 8 lines and 8 steps. */
+TARGET NPK_INLINE void transpose8(const float *x, int64_t si, float *dst, const int width) {
+    __m256 steps[8];
+    load_transposed(x, si, steps);
+    NPK_UNROLL
+    for (int p = 0; p < 8; p++)
+        _mm256_storeu_ps(dst + p * width, steps[p]);
 }
 
 /* 16 steps of 8 lines at a time, so that a cache line that aliases with the other lines' is read once. */
@@ -35,6 +44,9 @@ TARGET NPK_INLINE void transpose_panel(const int width, int64_t len, const float
     for (; p + 16 <= len; p += 16) {
         NPK_UNROLL
         for (int i = 0; i + 8 <= width; i += 8) {
+            NPK_UNROLL
+            for (int line = i; line < i + 8; line++) /* many short streams: the hardware prefetcher loses them */
+                __builtin_prefetch(x + line * si + p + AHEAD, 0, 2);
             transpose8(x + i * si + p, si, dst + p * width + i, width);
             transpose8(x + i * si + p + 8, si, dst + (p + 8) * width + i, width);
         }
@@ -42,6 +54,64 @@ TARGET NPK_INLINE void transpose_panel(const int width, int64_t len, const float
     for (; p < len; p++)
         for (int i = 0; i < width; i++)
             dst[p * width + i] = x[i * si + p];
+}
+
+/* `groups` x 8 columns of C, each of whose chains runs down a line of B; a few chains hide the latency. */
+TARGET NPK_INLINE void columns(const int rows, const int groups, int64_t kc, const float *a, int64_t rsa,
+                               const float *b, int64_t ldb, float *c, int64_t rsc, bool add) {
+    __m256 acc[4][4];
+    NPK_UNROLL
+    for (int g = 0; g < groups; g++)
+        NPK_UNROLL
+        for (int i = 0; i < rows; i++)
+            acc[g][i] = _mm256_setzero_ps();
+    int64_t p = 0;
+    for (; p + 16 <= kc; p += 16) {
+        NPK_UNROLL
+        for (int g = 0; g < groups; g++) {
+            NPK_UNROLL
+            for (int half = 0; half < 16; half += 8) {
+                __m256 steps[8];
+                load_transposed(b + g * 8 * ldb + p + half, ldb, steps);
+                NPK_UNROLL
+                for (int q = 0; q < 8; q++)
+                    NPK_UNROLL
+                    for (int i = 0; i < rows; i++)
+                        acc[g][i] = _mm256_fmadd_ps(_mm256_set1_ps(a[i * rsa + p + half + q]), steps[q], acc[g][i]);
+            }
+        }
+    }
+    for (; p < kc; p++) {
+        NPK_UNROLL
+        for (int g = 0; g < groups; g++) {
+            const float *x = b + g * 8 * ldb + p;
+            __m256 step = _mm256_setr_ps(x[0], x[ldb], x[2 * ldb], x[3 * ldb], x[4 * ldb], x[5 * ldb], x[6 * ldb],
+                                         x[7 * ldb]);
+            NPK_UNROLL
+            for (int i = 0; i < rows; i++)
+                acc[g][i] = _mm256_fmadd_ps(_mm256_set1_ps(a[i * rsa + p]), step, acc[g][i]);
+        }
+    }
+    NPK_UNROLL
+    for (int g = 0; g < groups; g++)
+        NPK_UNROLL
+        for (int i = 0; i < rows; i++) {
+            float *dst = c + i * rsc + g * 8;
+            _mm256_storeu_ps(dst, add ? _mm256_add_ps(_mm256_loadu_ps(dst), acc[g][i]) : acc[g][i]);
+        }
+}
+
+TARGET int64_t gemm_columns_avx2(int rows, int64_t n, int64_t kc, const float *a, int64_t rsa, const float *b,
+                                 int64_t ldb, float *c, int64_t rsc, bool add) {
+    int64_t j = 0, wide = rows == 1 ? 32 : 16;
+    for (; j + wide <= n; j += wide, b += wide * ldb, c += wide)
+        switch (rows) {
+        case 1: columns(1, 4, kc, a, rsa, b, ldb, c, rsc, add); break;
+        case 2: columns(2, 2, kc, a, rsa, b, ldb, c, rsc, add); break;
+        case 3: columns(3, 2, kc, a, rsa, b, ldb, c, rsc, add); break;
+        default: columns(4, 2, kc, a, rsa, b, ldb, c, rsc, add); break;
+        }
+    return j;
 }
 
 TARGET void gemm_transpose_avx2(int width, int64_t len, const float *x, int64_t si, float *dst) {

@@ -62,11 +62,16 @@ typedef struct {
     const gemm_tile *strip; /* the same for any number of columns and A, B never packed */
     /* dst[p * width + i] = x[i * si + p] for `lines` of 8 or 16 lines; NULL where plain C does it. */
     void (*transpose)(int width, int64_t len, const float *x, int64_t si, float *dst);
+    /* The first columns of C, for at most GEMM_COLUMN_ROWS rows of A and a B whose columns are contiguous,
+     * b[j * ldb + p], without packing; returns how many columns were done. NULL where there is none. */
+    int64_t (*columns)(int rows, int64_t n, int64_t kc, const float *a, int64_t rsa, const float *b, int64_t ldb,
+                       float *c, int64_t rsc, bool add);
     /* dst[r * ld + j] = x[r * rs + j] for r < rows, j < n, from 16-bit floats; and back, ties to even. */
     void (*widen)(int type, int64_t rows, int64_t n, const uint16_t *x, int64_t rs, float *dst, int64_t ld);
     void (*narrow)(int type, int64_t rows, int64_t n, const float *x, int64_t rs, uint16_t *dst, int64_t ld);
 } gemm_ctx;
 
+enum { GEMM_COLUMN_ROWS = 4 };
 enum { GEMM_MAX_MR = 14, GEMM_MAX_NR = 32 }; /* largest of any context */
 
 /* NULL when the build or the CPU lacks the instruction set. */

@@ -7,6 +7,8 @@ enum {
     STRIP_COLS = 512,  /* and columns: 16 KiB, half of L1 */
     SMALL_B = 64 * 64, /* elements of B up to which it is read in place */
     WIDE_ROW = 512,    /* columns of B packed at once while A is one block: 2 KiB of each row */
+    COLUMNS = 32,      /* columns of C finished at a time by multiply_columns */
+    NARROW = 128,      /* columns of C that A meets a panel at a time */
     PAGE = 1024,       /* floats after which rows map to the same set of L1 */
 };
 
@@ -90,7 +92,7 @@ static void pack_b(const gemm_ctx *ctx, const gemm_args *g, int64_t jc, int64_t 
 static bool a_in_place(const gemm_ctx *ctx, const gemm_args *g) {
     if (g->lines || g->a.type != NPK_GEMM_F32 || g->a.cs != 1 || g->a.rs == 0)
         return false;
-    return g->m <= 2 * ctx->mr || (g->a.rs % PAGE != 0 && g->n <= WIDE_ROW);
+    return g->m <= 2 * ctx->mr || g->n <= NARROW || (g->a.rs % PAGE != 0 && g->n <= WIDE_ROW);
 }
 
 static bool b_in_place(const gemm_ctx *ctx, const gemm_args *g) {
@@ -104,7 +106,8 @@ static bool b_in_place(const gemm_ctx *ctx, const gemm_args *g) {
 static int multiply_blocks(const gemm_ctx *ctx, const gemm_args *g) {
     bool direct_a = a_in_place(ctx, g), direct_b = b_in_place(ctx, g);
     int64_t step_k = gemm_block_k(ctx, g->k);
-    int64_t mc_max = even_block(g->m, ctx->mc, ctx->mr);
+    /* Few columns: a panel of A is read, or packed, just before it meets all of them. */
+    int64_t mc_max = g->n <= NARROW ? ctx->mr : even_block(g->m, ctx->mc, ctx->mr);
     int64_t limit = g->m > ctx->mc || g->packed_b ? ctx->nc : npk_round_up(WIDE_ROW, ctx->nr);
     if (g->b.rs == 1 && g->m <= 4 * ctx->mr && !g->packed_b) /* a few whole columns stream by: none wait in L2 */
         limit = ctx->nr;
@@ -193,7 +196,30 @@ static int multiply_strips(const gemm_ctx *ctx, const gemm_args *g) {
     return NPK_OK;
 }
 
+/* Few rows of A and contiguous columns of B: most of C, a few columns at a time. */
+static int64_t multiply_columns(const gemm_ctx *ctx, const gemm_args *g) {
+    int64_t step_k = gemm_block_k(ctx, g->k), done = 0;
+    for (int64_t j = 0; j < g->n; j += COLUMNS) {
+        int64_t cols = npk_min(COLUMNS, g->n - j);
+        for (int64_t pc = 0; pc < g->k; pc += step_k)
+            done = j
+                   + ctx->columns((int)g->m, cols, npk_min(step_k, g->k - pc), gemm_at(&g->a, 0, pc), g->a.rs,
+                                  gemm_at(&g->b, pc, j), g->b.cs, g->c + j, g->rsc, pc > 0);
+    }
+    return done;
+}
+
 int gemm_multiply(const gemm_ctx *ctx, const gemm_args *g) {
+    bool floats = g->a.type == NPK_GEMM_F32 && g->b.type == NPK_GEMM_F32 && !g->packed_b && !g->lines;
+    if (ctx->columns && floats && g->m <= GEMM_COLUMN_ROWS && g->b.rs == 1 && g->b.cs != 1 && g->a.cs == 1
+        && g->csc == 1) {
+        int64_t done = multiply_columns(ctx, g);
+        gemm_args rest = *g;
+        rest.n -= done;
+        rest.b.data = gemm_at(&g->b, 0, done);
+        rest.c += done;
+        return rest.n ? multiply_blocks(ctx, &rest) : NPK_OK;
+    }
     bool few_rows = g->m <= STRIP_ROWS && !g->packed_b && !g->lines;
     if (few_rows && g->b.cs == 1 && g->csc == 1 && g->n * g->k > SMALL_B)
         return multiply_strips(ctx, g);
