@@ -4,7 +4,11 @@
 proven, and ``check`` judges an output against it, whoever computed it.
 """
 
+from npukernels import cases_gemm as cases_gemm
+from npukernels import reference
 from npukernels.cases import Case, golden
+from npukernels.convolution import conv2d, depthwise_conv2d
+from npukernels.grouped import grouped_gemm
 from npukernels.matmul import Packed, gemm, prepack
 from npukernels.native import cpu_features, native_available, native_problem
 from npukernels.registry import kernel, ops, variants
@@ -15,13 +19,17 @@ __all__ = [
     "Check",
     "Packed",
     "check",
+    "conv2d",
     "cpu_features",
+    "depthwise_conv2d",
     "gemm",
     "golden",
+    "grouped_gemm",
     "kernel",
     "native_available",
     "native_problem",
     "ops",
     "prepack",
+    "reference",
     "variants",
 ]

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from npukernels import formats
 from npusim import dtypes
 from npusim.errors import InputError, Problem, unknown_name
 
@@ -135,7 +136,7 @@ def _sizes(op: str, dims: dict[str, int]) -> dict[str, int]:
     return {name: int(dims.get(name, default or 0)) for name, default in known.items()}
 
 
-@maker("gemm", ("fp32",), m=None, n=None, k=None)
+@maker("gemm", ("fp32", "fp16", "bf16"), m=None, n=None, k=None)
 def _gemm(dtype: str, fill: str, seed: int, m: int, n: int, k: int) -> Case:
     if max(m * k, k * n, m * n) >= 2**31:
         raise MemoryError
@@ -147,11 +148,13 @@ def _gemm(dtype: str, fill: str, seed: int, m: int, n: int, k: int) -> Case:
         a, b = draw.uniform(m, k), draw.uniform(k, n)
     else:
         a, b = _cancelling(draw, m, n, k)
-    a32, b32 = a.astype(np.float32), b.astype(np.float32)
+    codes = [formats.encode(x, dtype) if dtype != "fp32" else x.astype(np.float32) for x in (a, b)]
+    if dtype != "fp32":
+        a, b = (formats.decode(x, dtype).astype(np.float64) for x in codes)
     expected = a @ b
-    bound = np.zeros((m, n)) if fill == "integer" else gemm_bound(a32, b32)
+    bound = np.zeros((m, n)) if fill == "integer" else gemm_bound(a, b)
     dims = (("m", m), ("n", n), ("k", k))
-    return Case("gemm", dtype, fill, seed, dims, frozen(a32, b32), *frozen(expected, bound))
+    return Case("gemm", dtype, fill, seed, dims, frozen(*codes), *frozen(expected, bound))
 
 
 def gemm_bound(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> Float64:

@@ -8,6 +8,7 @@ instruction set (csrc/gemm). docs/kernels-gemm.md has the order of summation.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -15,7 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from npukernels import native
+from npukernels import formats, native
 from npukernels.arguments import (
     MAX_THREADS,
     Array,
@@ -88,22 +89,25 @@ def gemm(
     chosen = select("gemm", variant)
     if type(threads) is not int or not 0 < threads <= MAX_THREADS:
         threads = thread_count(threads)
+    result: AnyArray
     # Plain float32 matrices, the common case, skip the general checks: they take longer than a small product.
     if plain(a) and plain(b) and out_dtype is None:
         (m, k), (rows, n) = a.shape, b.shape
         if k != rows:
             raise _mismatch(a, b.shape)
         if out is None:
-            out = floats(m, n)
-        elif not (plain(out) and out.shape == (m, n) and out.flags.carray and chosen.variant in _ISA):
-            out = checked_output(out, (m, n), a, b, kinds=KINDS)
+            result = floats(m, n)
+        elif plain(out) and out.shape == (m, n) and out.flags.carray and chosen.variant in _ISA:
+            result = out  # the C side looks for overlaps of these
+        else:
+            result = _output(out, None, (m, n), a, b)
     else:
         a, b = _factor(a, "a"), _factor(b, "b")
         if a.shape[-1] != b.shape[-2]:
             raise _mismatch(a, b.shape)
-        out = _output(out, out_dtype, _product_shape(a, b), a, b)
-    chosen.run(a, b, out, threads)
-    return out
+        result = _output(out, out_dtype, _product_shape(a, b), a, b)
+    chosen.run(a, b, result, threads)
+    return result if out is None else out
 
 
 def prepack(b: AnyArray, *, variant: str | None = None) -> Packed:
@@ -149,7 +153,7 @@ def _gemm_packed(
     if a.shape[-1] != b.shape[0]:
         raise _mismatch(a, b.shape)
     result = _output(out, out_dtype, (*a.shape[:-1], b.shape[1]), a, b.data)
-    rows = a if a.ndim == 2 else a.reshape(-1, a.shape[-1])
+    rows = a if a.ndim == 2 else a.reshape(math.prod(a.shape[:-1]), a.shape[-1])
     if result.ndim == 2 and (result.dtype == _F32 or result.strides[1] == result.itemsize or result.size == 0):
         _packed_product(rows, b, result, threads)
     else:
@@ -172,20 +176,18 @@ def _packed_product(a: AnyArray, b: Packed, out: AnyArray, threads: int) -> None
 
 def as_float32(x: AnyArray) -> Array:
     """The values of a matrix in any format of ``gemm``, exact; ``x`` itself when it is float32."""
-    if x.dtype == np.uint16:
-        return (x.astype(np.uint32) << np.uint32(16)).view(np.float32)
-    return x.astype(np.float32, copy=False)
+    values: Array = formats.decode(x, "bf16") if x.dtype == np.uint16 else x.astype(np.float32, copy=False)
+    return values
 
 
 def rounded(x: AnyArray, dtype: np.dtype[Any]) -> AnyArray:
-    """``x`` in the format that ``dtype`` stands for, to nearest even (bfloat16 as uint16 codes, by way of float32)."""
+    """``x`` in the format that ``dtype`` stands for, to nearest even; overflow is infinite."""
+    if dtype == np.uint16:
+        codes: AnyArray = formats.encode(x, "bf16", saturate=False)
+        return codes
     with np.errstate(over="ignore", invalid="ignore"):
-        if dtype != np.uint16:
-            return x.astype(dtype)
-        bits = x.astype(np.float32).view(np.uint32)
-    nearest = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
-    quiet = (bits >> np.uint32(16)) | np.uint32(0x40)
-    return np.where((bits & 0x7FFFFFFF) > 0x7F800000, quiet, nearest).astype(np.uint16)
+        converted: AnyArray = x.astype(dtype)
+    return converted
 
 
 def _factor(x: Any, name: str) -> AnyArray:
@@ -217,7 +219,7 @@ def _product_shape(a: AnyArray, b: AnyArray) -> tuple[int, ...]:
     return (*lead, a.shape[-2], b.shape[-1])
 
 
-def _output(out: Any, out_dtype: str | None, shape: tuple[int, ...], *inputs: AnyArray) -> AnyArray:
+def _output(out: Any, out_dtype: str | None, shape: tuple[int, ...], *inputs: Any) -> AnyArray:
     if out is None and out_dtype is None:
         return floats(*shape)
     if out_dtype is not None and out_dtype not in FORMATS:
@@ -250,7 +252,7 @@ def _numba_product() -> Callable[[Array, Array, Array], None]:
 
     block = 256
 
-    @njit(nogil=True)  # type: ignore[untyped-decorator]
+    @njit(nogil=True)
     def product(a: Array, b: Array, c: Array) -> None:
         (m, k), n = a.shape, b.shape[1]
         for pc in range(0, k, block):
@@ -269,6 +271,9 @@ def _numba_product() -> Callable[[Array, Array, Array], None]:
 @kernel("gemm", "numba")
 def _numba(a: AnyArray, b: AnyArray, out: AnyArray, threads: int) -> None:
     """Rows of C in float32, a block of B at a time; one thread."""
+    if out.size == 0 or a.shape[-1] == 0:
+        out[...] = 0
+        return
     product, lead = _numba_product(), out.shape[:-2]
     a32, b32 = as_float32(a), as_float32(b)
     left, right = np.broadcast_to(a32, (*lead, *a.shape[-2:])), np.broadcast_to(b32, (*lead, *b.shape[-2:]))
