@@ -69,6 +69,7 @@ typedef struct {
     /* dst[r * ld + j] = x[r * rs + j] for r < rows, j < n, from 16-bit floats; and back, ties to even. */
     void (*widen)(int type, int64_t rows, int64_t n, const uint16_t *x, int64_t rs, float *dst, int64_t ld);
     void (*narrow)(int type, int64_t rows, int64_t n, const float *x, int64_t rs, uint16_t *dst, int64_t ld);
+    bool packs_all; /* compilers make vectors of packed tiles only */
 } gemm_ctx;
 
 enum { GEMM_COLUMN_ROWS = 4 };

@@ -90,13 +90,13 @@ static void pack_b(const gemm_ctx *ctx, const gemm_args *g, int64_t jc, int64_t 
 
 /* Whether tiles read A in place. Its rows must not share sets of the cache, unless few are read often. */
 static bool a_in_place(const gemm_ctx *ctx, const gemm_args *g) {
-    if (g->lines || g->a.type != NPK_GEMM_F32 || g->a.cs != 1 || g->a.rs == 0)
+    if (ctx->packs_all || g->lines || g->a.type != NPK_GEMM_F32 || g->a.cs != 1 || g->a.rs == 0)
         return false;
     return g->m <= 2 * ctx->mr || g->n <= NARROW || (g->a.rs % PAGE != 0 && g->n <= WIDE_ROW);
 }
 
 static bool b_in_place(const gemm_ctx *ctx, const gemm_args *g) {
-    if (g->packed_b || g->b.type != NPK_GEMM_F32 || g->b.cs != 1)
+    if (ctx->packs_all || g->packed_b || g->b.type != NPK_GEMM_F32 || g->b.cs != 1)
         return false;
     return g->m <= ctx->mr || (g->n * g->k <= SMALL_B && g->b.rs % PAGE != 0);
 }

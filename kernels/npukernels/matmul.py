@@ -194,12 +194,11 @@ def _factor(x: Any, name: str) -> AnyArray:
     """``x`` when it is an array of at least 2 dimensions in a format of gemm; ``ml_dtypes`` become codes."""
     if isinstance(x, np.ndarray) and x.dtype.name == "bfloat16":
         x = x.view(np.uint16)
-    x = array(x, name, KINDS)
-    if x.ndim < 2:
-        raise InputError(
-            Problem(f"{name} has {x.ndim} dimensions, shape {x.shape}", name, allowed="at least 2 dimensions")
-        )
-    return x
+    factor = array(x, name, KINDS)
+    if factor.ndim < 2:
+        problem = f"{name} has {factor.ndim} dimensions, shape {factor.shape}"
+        raise InputError(Problem(problem, name, allowed="at least 2 dimensions"))
+    return factor
 
 
 def _mismatch(a: AnyArray, b_shape: tuple[int, ...]) -> InputError:
