@@ -1,3 +1,5 @@
+#define _DEFAULT_SOURCE /* madvise */
+
 /* Packing buffers that a thread keeps from call to call: fresh pages cost more than a small product. */
 #include "gemm.h"
 
