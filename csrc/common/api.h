@@ -9,6 +9,7 @@ enum {
     NPK_EOVERFLOW = 2,    /* a size or an offset does not fit 63 bits */
     NPK_ENOMEM = 3,       /* no memory for packing buffers */
     NPK_EUNSUPPORTED = 4, /* this CPU, its operating system or this build lacks the instruction set */
+    NPK_EALIAS = 5,       /* the output shares memory with an input */
 };
 
 /* Instruction sets an entry point can be asked for. */

@@ -1,3 +1,5 @@
+#define _POSIX_C_SOURCE 200809L /* signal masks */
+
 /* A pool of sleeping workers that grows to the largest thread count ever asked for.
  *
  * Loops wait in a list; a free worker joins the first one that wants more hands. The caller works too

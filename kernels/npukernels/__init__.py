@@ -4,16 +4,21 @@
 proven, and ``check`` judges an output against it, whoever computed it.
 """
 
-import npukernels.cases_quant  # noqa: F401
-from npukernels import cases_attention as _cases_attention  # noqa: F401  (registers its makers)
+# The case modules register their makers.
+from npukernels import cases_attention as cases_attention
+from npukernels import cases_gemm as cases_gemm
+from npukernels import cases_quant as cases_quant
+from npukernels import reference
 from npukernels.activations import exp, gelu, sigmoid, silu, swiglu, tanh
 from npukernels.attention import attention, paged_attention
 from npukernels.block_matmul import block_gemm
 from npukernels.cases import Case, golden
 from npukernels.cases_rows import layernorm_bound, softmax_bound
 from npukernels.casts import cast
+from npukernels.convolution import conv2d, depthwise_conv2d
+from npukernels.grouped import grouped_gemm
 from npukernels.int8_packing import prepack_int8
-from npukernels.matmul import gemm
+from npukernels.matmul import Packed, gemm, prepack
 from npukernels.native import cpu_features, native_available, native_problem
 from npukernels.norms import layernorm, rmsnorm, softmax
 from npukernels.qgemm import qgemm
@@ -28,18 +33,22 @@ from npukernels.weights import prepack_weight
 __all__ = [
     "Case",
     "Check",
+    "Packed",
     "Quantized",
     "Routing",
     "attention",
     "block_gemm",
     "cast",
     "check",
+    "conv2d",
     "cpu_features",
+    "depthwise_conv2d",
     "dequantize",
     "exp",
     "gelu",
     "gemm",
     "golden",
+    "grouped_gemm",
     "kernel",
     "layernorm",
     "layernorm_bound",
@@ -47,10 +56,12 @@ __all__ = [
     "native_problem",
     "ops",
     "paged_attention",
+    "prepack",
     "prepack_int8",
     "prepack_weight",
     "qgemm",
     "quantize",
+    "reference",
     "rmsnorm",
     "rope",
     "rope_cache",

@@ -17,6 +17,9 @@ Array: TypeAlias = npt.NDArray[np.float32]
 
 MAX_THREADS = 64
 
+_F32 = np.dtype(np.float32)
+_NDARRAY = np.ndarray
+
 # Work limit of the exact overlap search; a pair it cannot decide counts as overlapping.
 _OVERLAP_WORK = 100_000
 
@@ -108,53 +111,65 @@ def thread_count(threads: Any) -> int:
     return int(threads)
 
 
-def new_output(rows: int, cols: int) -> Array:
-    """An uninitialised (rows, cols) float32 array. Raises InputError when it cannot be had."""
-    if rows * cols * 4 > sys.maxsize:
-        raise _bad("out", f"of shape ({rows}, {cols}) exceeds the address space", "fewer elements")
+def plain(x: Any) -> bool:
+    """Whether ``x`` is a float32 matrix and no subclass of an array: the quick check."""
+    return type(x) is _NDARRAY and x.dtype is _F32 and x.ndim == 2
+
+
+def floats(*shape: int, dtype: str | np.dtype[Any] = _F32) -> npt.NDArray[Any]:
+    """An uninitialised C-contiguous array. Raises InputError when it cannot be had."""
     try:
-        return np.empty((rows, cols), dtype=np.float32)
-    except MemoryError:
-        raise _bad("out", f"of shape ({rows}, {cols}) does not fit the memory", "fewer elements") from None
+        return np.empty(shape, dtype)
+    except (MemoryError, ValueError):
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        problem = "exceeds the address space" if size > sys.maxsize else "does not fit the memory"
+        raise _bad("out", f"of shape {shape} {problem}", "fewer elements") from None
 
 
-def checked_output(out: Any, shape: tuple[int, int], *inputs: Array) -> Array:
-    """Returns ``out`` when a kernel may write its result there.
+def checked_output(
+    out: Any, shape: tuple[int, ...], *inputs: npt.NDArray[Any], kinds: tuple[str, ...] = ("float32",)
+) -> npt.NDArray[Any]:
+    """Returns ``out`` when a kernel may write its result there; its strides may be any.
 
     Raises:
-        InputError: wrong type, dtype or shape, read-only, or overlapping an input or itself.
+        InputError: wrong type, dtype (not one of ``kinds``) or shape, read-only, or overlapping an input or itself.
     """
-    result = matrix(out, "out")
+    result = array(out, "out", kinds)
     if result.shape != shape:
         raise _bad("out", f"has shape {result.shape}", f"{shape}")
-    if not result.flags.writeable:
+    flags = result.flags
+    if not flags.writeable:
         raise _bad("out", "is read-only", "a writeable array")
-    if not result.flags.aligned or any(stride % 4 for stride in result.strides):
+    if not flags.aligned or (not flags.c_contiguous and any(stride % out.itemsize for stride in result.strides)):
         raise _bad("out", f"is not aligned to its elements (strides {result.strides})", "an aligned array")
-    if _overlaps_itself(result):
+    if not flags.c_contiguous and _overlaps_itself(result):
         raise _bad("out", f"overlaps itself (strides {result.strides})", "distinct elements")
-    if any(_overlap(result, x) for x in inputs):
-        raise _bad("out", "shares memory with an input", "memory of its own", "pass a copy of the input")
+    for x in inputs:
+        if _overlap(result, x):
+            raise _bad("out", "shares memory with an input", "memory of its own", "pass a copy of the input")
     return result
 
 
-def operand(x: Array) -> tuple[object, int, int]:
-    """What C needs of a matrix: a pointer, and the strides in elements.
+def operand(x: npt.NDArray[Any]) -> tuple[object, int, int]:
+    """What C needs of a matrix of 4- or 2-byte elements: a pointer, and the strides in elements.
 
     The caller keeps ``x`` alive. The pointer is to ``x`` itself, or holds a copy when the elements
-    are not on 4-byte steps (a field of packed records).
+    are not on steps of their own size (a field of packed records).
     """
     ffi = require_native().ffi
-    rows, cols = x.strides
     flags = x.flags
     if flags.c_contiguous and flags.aligned:  # from_buffer takes a seventh of the time of the other way
-        return ffi.from_buffer(x), rows >> 2, cols >> 2
-    if (rows | cols) & 3 or not flags.aligned:
+        return ffi.from_buffer(x), x.shape[1], 1
+    if flags.f_contiguous and flags.aligned:
+        return ffi.from_buffer(x.T), 1, x.shape[0]
+    rows, cols = x.strides
+    size = x.itemsize
+    if (rows | cols) % size or not flags.aligned:
         return operand(x.copy())
-    return ffi.cast("void *", x.__array_interface__["data"][0]), rows >> 2, cols >> 2
+    return ffi.cast("void *", x.__array_interface__["data"][0]), rows // size, cols // size
 
 
-def _overlap(x: Array, y: Array) -> bool:
+def _overlap(x: npt.NDArray[Any], y: npt.NDArray[Any]) -> bool:
     if not np.may_share_memory(x, y):
         return False
     try:
@@ -164,7 +179,7 @@ def _overlap(x: Array, y: Array) -> bool:
         return True
 
 
-def _overlaps_itself(x: Array) -> bool:
+def _overlaps_itself(x: npt.NDArray[Any]) -> bool:
     """Whether two elements may share memory: sufficient for no is that rows do not reach each other."""
     steps = sorted((abs(stride), size) for stride, size in zip(x.strides, x.shape, strict=True) if size > 1)
     if not steps or 0 in x.shape:

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from npukernels import formats
 from npusim import dtypes
 from npusim.errors import InputError, Problem, unknown_name
 
@@ -104,7 +105,7 @@ def golden(op: str, *, dtype: str = "fp32", fill: str = "uniform", seed: int = 0
 
     Args:
         op: ``gemm``, with sizes ``m``, ``n``, ``k``.
-        dtype: number format of inputs and output; ``fp32`` so far.
+        dtype: number format of inputs and output; an op says which it has cases in.
         fill: ``uniform`` in (-1, 1); ``integer``, small enough that every order of summation is
             exact, so that the bound is zero; ``adversarial``, magnitudes over 2^±10 in pairs that
             almost cancel, so that the result is far below its terms; ``realistic``, bell-shaped
@@ -146,7 +147,7 @@ def _sizes(op: str, dims: dict[str, int]) -> dict[str, int]:
     return {name: int(dims.get(name, default or 0)) for name, default in known.items()}
 
 
-@maker("gemm", ("fp32",), m=None, n=None, k=None)
+@maker("gemm", ("fp32", "fp16", "bf16"), m=None, n=None, k=None)
 def _gemm(dtype: str, fill: str, seed: int, m: int, n: int, k: int) -> Case:
     if max(m * k, k * n, m * n) >= 2**31:
         raise MemoryError
@@ -160,10 +161,12 @@ def _gemm(dtype: str, fill: str, seed: int, m: int, n: int, k: int) -> Case:
         a, b = draw.activations(m, k), draw.bell(k, n) * 2.0**-5
     else:
         a, b = _cancelling(draw, m, n, k)
-    a32, b32 = a.astype(np.float32), b.astype(np.float32)
-    expected, bound = frozen(a @ b, np.zeros((m, n)) if fill == "integer" else gemm_bound(a32, b32))
+    codes = [formats.encode(x, dtype) if dtype != "fp32" else x.astype(np.float32) for x in (a, b)]
+    if dtype != "fp32":
+        a, b = (formats.decode(x, dtype).astype(np.float64) for x in codes)
+    expected, bound = frozen(a @ b, np.zeros((m, n)) if fill == "integer" else gemm_bound(a, b))
     dims = (("m", m), ("n", n), ("k", k))
-    return Case("gemm", dtype, fill, seed, dims, frozen(a32, b32), expected, bound)
+    return Case("gemm", dtype, fill, seed, dims, frozen(*codes), expected, bound)
 
 
 def gemm_bound(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> Float64:

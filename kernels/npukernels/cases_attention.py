@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,6 +126,11 @@ def _draw(draw: Draw, dtype: str, fill: str, s: dict[str, int]) -> _Drawn:
     else:
         q, k, v = draw.uniform(*q_shape) * 2, draw.uniform(*k_shape), draw.uniform(*v_shape)
         k_scale, v_scale = (0.75 + draw.uniform(*shape) / 4 for shape in (tokens, tokens))
+    if fill == "realistic":  # keys have outlier channels, values have none: KIVI, arXiv:2402.02750
+        q, v = draw.bell(*q_shape) * 2.0**-3, draw.bell(*v_shape)
+        k = draw.activations(math.prod(tokens), s["head_dim"]).reshape(k_shape)
+        if scaled:  # every token within ±1
+            (k, k_scale), (v, v_scale) = _normalised(k, k_scale), _normalised(v, v_scale)
     if fill == "adversarial":  # scores far apart with near ties, and values that almost cancel
         q *= 2.0 ** draw.integers(0, 8, *q_shape[:3], 1)
         half = s["seq_kv"] // 2
@@ -136,6 +142,12 @@ def _draw(draw: Draw, dtype: str, fill: str, s: dict[str, int]) -> _Drawn:
     scale = 1.0 if fill == "integer" or not s["head_dim"] else s["head_dim"] ** -0.5
     exact = q.astype(np.float32).astype(np.float64)
     return _Drawn(exact, _encoded(k, dtype), _encoded(v, dtype), k_given, v_given, scale)
+
+
+def _normalised(x: Float64, scale: Float64) -> tuple[Float64, Float64]:
+    """Tokens divided by a power of two that brings them within ±1, and their scales times it."""
+    power = 2.0 ** np.frexp(np.abs(x).max(axis=-1, initial=0.0))[1]
+    return x / power[..., None], scale * power
 
 
 def _encoded(x: Float64, dtype: str) -> npt.NDArray[Any]:

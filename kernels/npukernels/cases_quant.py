@@ -30,6 +30,9 @@ def _qgemm(dtype: str, fill: str, seed: int, m: int, n: int, k: int, a_unsigned:
     a, b = draw.integers(low, high, m, k), draw.integers(-128, 127, k, n)
     if fill == "adversarial":
         a, b = np.where(a > (low + high) / 2, high, low).astype(float), np.where(b > 0, 127.0, -128.0)
+    if fill == "realistic":  # outliers saturate
+        a = np.clip(np.rint(32 * draw.activations(m, k)) + (128 if a_unsigned else 0), low, high)
+        b = np.rint(48 * draw.bell(k, n))
     expected = a @ b
     dims = (("m", m), ("n", n), ("k", k), ("a_unsigned", a_unsigned))
     inputs = frozen(a.astype("uint8" if a_unsigned else "int8"), b.astype(np.int8))
@@ -50,7 +53,8 @@ def _weight_gemm(dtype: str, fill: str, seed: int, m: int, n: int, k: int, group
         q, x = np.clip(q, -3, 3), draw.integers(-1, 1, m, k)
         scale = np.ones((groups, n))
     else:
-        x, scale = draw.uniform(m, k), np.abs(draw.uniform(groups, n))
+        x = draw.activations(m, k) if fill == "realistic" else draw.uniform(m, k)
+        scale = np.abs(draw.uniform(groups, n))
         if fill == "adversarial":
             x, scale = x * 2.0 ** draw.integers(-10, 10, m, k), scale * 2.0 ** draw.integers(-10, 10, groups, n)
             x = x.astype(np.float32).astype(np.float64)
@@ -74,7 +78,8 @@ def _block_gemm(dtype: str, fill: str, seed: int, m: int, n: int, k: int, block:
         a, b = encode(draw.integers(-1, 1, m, k), dtype), encode(draw.integers(-1, 1, k, n), dtype)
         spread = 0
     else:
-        a, b = encode(4 * draw.uniform(m, k), dtype), encode(4 * draw.uniform(k, n), dtype)
+        values = draw.bell if fill == "realistic" else draw.uniform
+        a, b = encode(4 * values(m, k), dtype), encode(4 * values(k, n), dtype)
         spread = 10 if fill == "adversarial" else 2
     a_scale = draw.integers(127 - spread, 127 + spread, m, blocks).astype(np.uint8)
     b_scale = draw.integers(127 - spread, 127 + spread, blocks, n).astype(np.uint8)

@@ -35,13 +35,22 @@ def _case(
 
 
 def _matrix(draw: Draw, fill: str, rows: int, n: int, spread: float, offset: float = 0.0) -> npt.NDArray[np.float32]:
-    """``uniform`` in ±4, ``integer`` in ±8, ``adversarial`` in offset ± spread."""
+    """``uniform`` in ±4, ``integer`` in ±8, ``realistic`` activations, ``adversarial`` in offset ± spread."""
     if rows * n >= 2**31:
         raise MemoryError
     if fill == "integer":
         return draw.integers(-8, 8, rows, n).astype(np.float32)
+    if fill == "realistic":
+        return draw.activations(rows, n).astype(np.float32)
     x = draw.uniform(rows, n)
     return (4 * x if fill == "uniform" else offset + spread * x).astype(np.float32)
+
+
+def _vector(draw: Draw, fill: str, n: int, spread: float) -> npt.NDArray[np.float32]:
+    """As ``_matrix``, but ``realistic`` within ±8: outliers of activations meet no exponential before a norm."""
+    if fill == "realistic":
+        return (4 * draw.bell(n)).astype(np.float32)
+    return np.asarray(_matrix(draw, fill, 1, n, spread)[0])
 
 
 @maker("layernorm", ("fp32",), rows=None, n=None)
@@ -138,7 +147,7 @@ def activation_bound(op: str, x: Float64) -> Float64:
 def _register(op: str) -> None:
     @maker(op, ("fp32",), n=None)
     def make(dtype: str, fill: str, seed: int, n: int) -> Case:
-        x = _matrix(Draw(seed), fill, 1, n, 86.0)[0]
+        x = _vector(Draw(seed), fill, n, 86.0)
         wide = x.astype(np.float64)
         return _case(op, fill, seed, {"n": n}, (x,), REFERENCES[op](wide), activation_bound(op, wide))
 
@@ -151,7 +160,7 @@ for _op in REFERENCES:
 def _swiglu(dtype: str, fill: str, seed: int, n: int) -> Case:
     """Bound: that of silu times |up|, and one rounding of the product."""
     draw = Draw(seed)
-    gate, up = (_matrix(draw, fill, 1, n, 60.0)[0] for _ in range(2))
+    gate, up = (_vector(draw, fill, n, 60.0) for _ in range(2))
     wide, factor = gate.astype(np.float64), up.astype(np.float64)
     expected = REFERENCES["silu"](wide) * factor
     bound = (1 + U32) * activation_bound("silu", wide) * np.abs(factor) + U32 * np.abs(expected) + TINY32

@@ -154,7 +154,7 @@ def _case(dtype: str, fill: str, seed: int, m: int, n: int) -> Case:
     """float32 to ``dtype``: the one nearest number, exactly.
 
     ``integer`` draws small integers; ``adversarial`` ties between neighbours and the float32 to either side of
-    them, from the subnormals up, and in formats that saturate what overflows; otherwise numbers of every
+    them, from the subnormals up, and in formats that saturate what overflows; ``uniform`` numbers of every
     binade of the format.
     """
     f = _float_format(dtype, "dtype")
@@ -163,6 +163,8 @@ def _case(dtype: str, fill: str, seed: int, m: int, n: int) -> Case:
         x = draw.integers(-4, 4, m, n)
     elif fill == "adversarial":
         x = _ties(f, draw, m, n)
+    elif fill == "realistic":
+        x = draw.activations(m, n)
     else:
         x = draw.uniform(m, n) * 2.0 ** draw.integers(f.emin - 1, min(f.emax, 126), m, n)
     x32 = x.astype(np.float32)

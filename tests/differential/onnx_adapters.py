@@ -317,19 +317,19 @@ def explicit_pads(x, kernel, attributes):
     return tuple(both)
 
 
-@adapter("Conv", "conv.conv2d")
+@adapter("Conv", "convolution.conv2d")
 def conv(inputs, attributes):
-    """NCHW to NHWC and back; pads are applied here when the kernel takes only symmetric ones."""
+    """NCHW to NHWC and back; pads are applied here, for the kernel takes only symmetric ones."""
     x, w, bias = (*inputs, None)[:3]
-    if x.ndim != 4 or attributes.get("group", 1) != 1:
-        raise Unsupported("groups, or other than two spatial dimensions")
+    if x.ndim != 4:
+        raise Unsupported("other than two spatial dimensions")
     pads = explicit_pads(x, w.shape[2:], attributes)
     padded = np.pad(x, ((0, 0), (0, 0), *pads)).transpose(0, 2, 3, 1)
-    y = find("conv.conv2d")(
+    y = find("convolution.conv2d")(
         np.ascontiguousarray(padded),
         np.ascontiguousarray(w.transpose(2, 3, 1, 0)),
-        bias=bias,
         stride=tuple(attributes.get("strides", [1, 1])),
         dilation=tuple(attributes.get("dilations", [1, 1])),
+        groups=attributes.get("group", 1),
     )
-    return [y.transpose(0, 3, 1, 2)]
+    return [(y if bias is None else y + bias).transpose(0, 3, 1, 2)]

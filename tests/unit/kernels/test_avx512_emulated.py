@@ -1,6 +1,6 @@
 """Is the AVX-512 tile right? Runs on any CPU: its sources are compiled with plain C vectors instead.
 
-All but the nine intrinsics themselves is the shipped code: the 14 x 32 tile for every number of rows,
+All but the intrinsics of simd_avx512.h is the shipped code: the 14 x 32 tile for every number of rows,
 its packing widths, cache blocks and edges.
 """
 
