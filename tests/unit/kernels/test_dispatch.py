@@ -189,5 +189,7 @@ def test_public_names_are_these():
     }  # fmt: skip
     assert all(getattr(nk, name).__doc__ for name in nk.__all__)
     assert nk.ops() == (
-        "gemm",
+        "attention", "block_gemm", "cast", "conv2d", "depthwise_conv2d", "dequantize", "exp", "gelu",
+        "gelu_tanh", "gemm", "grouped_gemm", "layernorm", "qgemm", "quantize", "rmsnorm", "rope", "sigmoid",
+        "silu", "softmax", "swiglu", "tanh", "topk", "weight_gemm", "weight_gemm_int8",
     )  # fmt: skip

@@ -14,7 +14,7 @@ from npusim.errors import InputError
 VARIANTS = nk.variants("weight_gemm")
 INT8 = nk.variants("weight_gemm_int8")
 SIZES = (0, 1, 2, 3, 4, 5, 7, 8, 15, 16, 17, 31, 33, 67)
-FILLS = ("uniform", "integer", "adversarial")
+FILLS = ("uniform", "integer", "adversarial", "realistic")
 
 
 def _shapes():
