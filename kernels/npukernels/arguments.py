@@ -49,11 +49,12 @@ def array(value: Any, name: str, kinds: tuple[str, ...], dims: tuple[int, ...] |
     Raises:
         InputError: it is not.
     """
-    if not isinstance(value, np.ndarray):
-        raise _bad(name, f"is a {type(value).__name__}", "a NumPy array")
-    if isinstance(value, np.ma.MaskedArray):
-        raise _bad(name, "is a masked array", "a plain NumPy array", "use .filled()")
-    if _dtype_name(value.dtype) not in kinds or not value.dtype.isnative:
+    if type(value) is not _NDARRAY:  # the common case needs no further look
+        if not isinstance(value, np.ndarray):
+            raise _bad(name, f"is a {type(value).__name__}", "a NumPy array")
+        if isinstance(value, np.ma.MaskedArray):
+            raise _bad(name, "is a masked array", "a plain NumPy array", "use .filled()")
+    if _native_name(value.dtype) not in kinds:
         raise _bad(name, f"has dtype {value.dtype}", " or ".join(kinds), f"{name}.astype('{kinds[0]}')")
     if dims is not None and value.ndim not in dims:
         allowed = " or ".join(map(str, dims))
@@ -62,9 +63,9 @@ def array(value: Any, name: str, kinds: tuple[str, ...], dims: tuple[int, ...] |
 
 
 @functools.cache
-def _dtype_name(dtype: np.dtype[Any]) -> str:
-    """NumPy makes the name anew at every look, which takes longer than a small kernel."""
-    return dtype.name
+def _native_name(dtype: np.dtype[Any]) -> str:
+    """Its name, empty in foreign byte order. NumPy makes it anew at every look, longer than a small kernel takes."""
+    return dtype.name if dtype.isnative else ""
 
 
 def output(out: Any, shape: tuple[int, ...], dtype: str, *inputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -74,27 +75,25 @@ def output(out: Any, shape: tuple[int, ...], dtype: str, *inputs: npt.NDArray[An
         InputError: wrong type, dtype or shape, read-only, not C-contiguous, overlapping an input, or no memory.
     """
     if out is None:
-        if math.prod(shape) * np.dtype(dtype).itemsize > sys.maxsize:
-            raise _bad("out", f"of shape {shape} exceeds the address space", "fewer elements")
-        try:
-            return np.empty(shape, dtype)
-        except MemoryError:
-            raise _bad("out", f"of shape {shape} does not fit the memory", "fewer elements") from None
+        return floats(*shape, dtype=dtype)
     result = array(out, "out", (dtype,))
     if result.shape != shape:
         raise _bad("out", f"has shape {result.shape}", f"{shape}")
-    if not result.flags.writeable:
+    flags = result.flags
+    if not flags.writeable:
         raise _bad("out", "is read-only", "a writeable array")
-    if not (result.flags.c_contiguous and result.flags.aligned):
+    if not (flags.c_contiguous and flags.aligned):
         raise _bad("out", f"is not C-contiguous and aligned (strides {result.strides})", "a C-contiguous array")
-    if any(np.may_share_memory(result, x) for x in inputs):
-        raise _bad("out", "shares memory with an input", "memory of its own", "pass a copy of the input")
+    for x in inputs:
+        if np.may_share_memory(result, x):
+            raise _bad("out", "shares memory with an input", "memory of its own", "pass a copy of the input")
     return result
 
 
 def contiguous(x: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """``x`` itself when it is C-contiguous and aligned, else a copy that is."""
-    return x if x.flags.c_contiguous and x.flags.aligned else np.array(x, order="C")
+    flags = x.flags
+    return x if flags.c_contiguous and flags.aligned else np.array(x, order="C")
 
 
 def pointer(x: npt.NDArray[Any]) -> object:
@@ -105,6 +104,8 @@ def pointer(x: npt.NDArray[Any]) -> object:
 
 def thread_count(threads: Any) -> int:
     """Returns ``threads`` as an int from 1 to 64. Raises InputError otherwise."""
+    if type(threads) is int and 0 < threads <= MAX_THREADS:
+        return threads
     integral = isinstance(threads, (int, np.integer)) and not isinstance(threads, bool)
     if not integral or not 1 <= threads <= MAX_THREADS:
         raise _bad("threads", f"is {threads!r}"[:100], f"an integer from 1 to {MAX_THREADS}")
