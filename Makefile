@@ -1,6 +1,7 @@
 # make kperf   set up and print the K-Perf table of a 2-PFLOPS chip (CHIP=name changes it)
 # make test    set up and run the whole suite with linters
 # make soak    the long stochastic suites at full size
+# make sanitize  the kernel tests under ASan and UBSan, built by gcc and by clang
 # make bench   benchmarks (never part of the tests)
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CHIP ?= rebel-quad
 
-.PHONY: kperf test lint soak bench clean
+.PHONY: kperf test lint soak sanitize bench clean
 
 kperf: $(STAMP)
 	$(BIN)/npusim kperf --chip $(CHIP) --out out
@@ -24,6 +25,10 @@ lint: $(STAMP)
 
 soak: $(STAMP)
 	NPUSIM_SOAK=1 $(BIN)/python -m pytest -n auto
+
+sanitize: $(STAMP)
+	PYTHON=$(CURDIR)/$(BIN)/python tests/sanitize.sh gcc
+	PYTHON=$(CURDIR)/$(BIN)/python tests/sanitize.sh clang
 
 bench: $(STAMP)
 	$(BIN)/python -m pytest bench --benchmark-only --benchmark-autosave

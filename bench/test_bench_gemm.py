@@ -83,12 +83,23 @@ def _interleaved(runners, rounds):
     return seconds
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_ratio_to_numpy(benchmark, case_of, size):
-    case, best = case_of(size), nk.variants("gemm")[-1]
-    ours, theirs = (np.full((size, size), np.nan, dtype=np.float32) for _ in range(2))
-    runners = [_runner(best, case, ours), _runner("numpy", case, theirs)]
-    rounds = max(7, min(2000, int(1.5e10 / size**3)))
+SHAPES = [(size,) * 3 for size in (*SIZES, 4096)]
+SHAPES += [(127, 129, 255), (1023, 1021, 1019), (16384, 64, 64), (64, 64, 16384), (2048, 128, 2048)]
+SHAPES += [(1, 4096, 4096), (8, 4096, 4096)]
+
+
+@pytest.mark.parametrize("layout", ["NN", "NT"])
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))
+def test_ratio_to_numpy(benchmark, shape, layout):
+    """``NT`` has the weights as (n, k), as linear layers keep them."""
+    m, n, k = shape
+    case, best = nk.golden("gemm", m=m, n=n, k=k, seed=m), nk.variants("gemm")[-1]
+    a, b = case.inputs
+    if layout == "NT":
+        b = np.asfortranarray(b)
+    ours, theirs = (np.full((m, n), np.nan, dtype=np.float32) for _ in range(2))
+    runners = [lambda: nk.gemm(a, b, out=ours), lambda: np.matmul(a, b, out=theirs)]
+    rounds = max(5, min(2000, int(1.5e10 / (m * n * k))))
 
     seconds = benchmark.pedantic(_interleaved, args=(runners, rounds), rounds=1, iterations=1)
 
@@ -96,7 +107,45 @@ def test_ratio_to_numpy(benchmark, case_of, size):
         nk.check(output, case).raise_for_status()
     benchmark.extra_info.update(
         variant=best,
-        gflops_best=2 * size**3 / 1e9 / seconds[0].min(),
+        gflops_best=2 * m * n * k / 1e9 / seconds[0].min(),
         ratio_of_best=seconds[1].min() / seconds[0].min(),
         median_ratio=float(np.median(seconds[1] / seconds[0])),
     )
+
+
+def _formats(size):
+    """Calls by name: 16-bit inputs and outputs, constant weights; each must be as fast as plain float32."""
+    made = {d: nk.golden("gemm", m=size, n=size, k=size, dtype=d, seed=1) for d in ("fp32", "fp16", "bf16")}
+    packed = nk.prepack(made["fp32"].inputs[1])
+    calls = {name: (case, lambda case=case: nk.gemm(*case.inputs)) for name, case in made.items()}
+    calls["prepacked"] = (made["fp32"], lambda: nk.gemm(made["fp32"].inputs[0], packed))
+    return calls
+
+
+def test_formats_against_float32(benchmark):
+    calls = _formats(1024)
+    for case, run in calls.values():
+        nk.check(run(), case).raise_for_status()
+
+    runners = [run for _, run in calls.values()]
+    seconds = benchmark.pedantic(_interleaved, args=(runners, 7), rounds=1, iterations=1)
+
+    ratios = seconds[0].min() / seconds.min(axis=1)
+    benchmark.extra_info.update({f"ratio_{name}": float(r) for name, r in zip(calls, ratios, strict=True)})
+
+
+@pytest.mark.parametrize("op", ["conv2d", "depthwise_conv2d", "grouped_gemm"])
+def test_relatives(benchmark, op):
+    if op == "grouped_gemm":
+        case = nk.golden(op, rows=1024, experts=8, n=512, k=512)
+        flop = 2 * 1024 * 512 * 512
+    else:
+        sizes = {"h": 56, "w": 56, "c": 64, **({"f": 64} if op == "conv2d" else {})}
+        case = nk.golden(op, **sizes)
+        flop = 2 * case.expected.size * 9 * (64 if op == "conv2d" else 1)
+
+    out = benchmark(getattr(nk, op), *case.inputs)
+
+    nk.check(out, case).raise_for_status()
+    if benchmark.stats:
+        benchmark.extra_info["gflops_best"] = flop / 1e9 / benchmark.stats.stats.min

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from npusim import __version__
+from npusim.compare_verb import compare
 from npusim.errors import InputError, NpuError, Problem
+from npusim.kernel_verbs import kernel
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,6 +41,10 @@ set_option = click.option(
 @click.version_option(__version__, prog_name="npusim")
 def cli() -> None:
     """Predict what a neural processing unit does, from a chip description to request-level metrics."""
+
+
+cli.add_command(compare)
+cli.add_command(kernel)
 
 
 def main(argv: list[str] | None = None) -> None:

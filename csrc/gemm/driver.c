@@ -1,152 +1,105 @@
-/* The loops around the micro-kernel: blocking, edge tiles, threads. Nothing here knows an ISA. */
+/* Entry points: checks, orientation, threads, results of 16 bits. */
+#include "../common/threads.h"
 #include "gemm.h"
 
-#include <pthread.h>
-#include <stdlib.h>
+/* Below this many multiply-adds a thread costs more to wake than it saves. */
+static const double MIN_WORK_PER_THREAD = 4 << 20;
 
-enum { MAX_THREADS = 64 };
+/* Parts of C of a 16-bit result, which are computed in floats first, and then rounded. */
+enum { RESULT_ROWS = 768, RESULT_COLS = 1024, PARTS_PER_THREAD = 4, LEAST_PART = 256 };
 
-/* Below this many multiply-adds a thread costs more to start than it saves. */
-static const double MIN_WORK_PER_THREAD = 1 << 20;
-
-/* Splits `size` into equal blocks of at most `limit`, each a multiple of `unit`: 1.1 blocks become
- * two of 0.55, not one full and one thin. Depends on the shape only. */
-static int64_t even_block(int64_t size, int64_t limit, int64_t unit) {
-    int64_t blocks = npk_ceil_div(size, limit);
-    return npk_round_up(npk_ceil_div(size, blocks), unit);
-}
-
-/* c (+)= tile for tiles the micro-kernel cannot write itself: too narrow, or with columns apart. */
-static void store_tile(const float *tile, int64_t rows, int64_t cols, int nr, float *c, int64_t rsc, int64_t csc,
-                       bool accumulate) {
-    for (int64_t i = 0; i < rows; i++)
-        for (int64_t j = 0; j < cols; j++) {
-            float *dst = c + i * rsc + j * csc;
-            *dst = accumulate ? *dst + tile[i * nr + j] : tile[i * nr + j];
-        }
-}
-
-/* Packed A block (mc x kc) times packed B block (kc x nc). */
-static void macro_kernel(const sgemm_ctx *ctx, int64_t mc, int64_t nc, int64_t kc, const float *a, const float *b,
-                         float *c, int64_t rsc, int64_t csc, bool accumulate) {
-    _Alignas(64) float tile[SGEMM_MAX_TILE];
-    for (int64_t j = 0; j < nc; j += ctx->nr) {
-        int64_t cols = npk_min(ctx->nr, nc - j);
-        for (int64_t i = 0; i < mc; i += ctx->mr) {
-            int64_t rows = npk_min(ctx->mr, mc - i);
-            float *dst = c + i * rsc + j * csc;
-            if (cols == ctx->nr && csc == 1) {
-                ctx->ukr[rows - 1](kc, a + i * kc, b + j * kc, dst, rsc, accumulate);
-            } else {
-                ctx->ukr[rows - 1](kc, a + i * kc, b + j * kc, tile, ctx->nr, false);
-                store_tile(tile, rows, cols, ctx->nr, dst, rsc, csc, accumulate);
-            }
-        }
-    }
-}
-
-static void fill_zero(const sgemm_args *g) {
-    for (int64_t i = 0; i < g->m; i++)
-        for (int64_t j = 0; j < g->n; j++)
-            g->c[i * g->rsc + j * g->csc] = 0.0f;
-}
-
-/* The five loops of Goto's algorithm; the two innermost are macro_kernel. */
-static int multiply(const sgemm_ctx *ctx, const sgemm_args *g) {
-    int64_t kc_max = even_block(g->k, ctx->kc, 1);
-    int64_t mc_max = even_block(g->m, ctx->mc, ctx->mr), nc_max = even_block(g->n, ctx->nc, ctx->nr);
-    float *a_block = npk_alloc_floats(mc_max * kc_max), *b_block = npk_alloc_floats(nc_max * kc_max);
-    int status = a_block && b_block ? NPK_OK : NPK_ENOMEM;
-    for (int64_t jc = 0; jc < g->n && status == NPK_OK; jc += nc_max) {
-        int64_t nc = npk_min(nc_max, g->n - jc);
-        for (int64_t pc = 0; pc < g->k; pc += kc_max) {
-            int64_t kc = npk_min(kc_max, g->k - pc);
-            sgemm_pack(ctx->nr, nc, kc, g->b + pc * g->rsb + jc * g->csb, g->csb, g->rsb, b_block);
-            for (int64_t ic = 0; ic < g->m; ic += mc_max) {
-                int64_t mc = npk_min(mc_max, g->m - ic);
-                sgemm_pack(ctx->mr, mc, kc, g->a + ic * g->rsa + pc * g->csa, g->rsa, g->csa, a_block);
-                macro_kernel(ctx, mc, nc, kc, a_block, b_block, g->c + ic * g->rsc + jc * g->csc, g->rsc, g->csc,
-                             pc > 0);
-            }
-        }
-    }
-    free(a_block);
-    free(b_block);
-    return status;
-}
-
+/* A product cut into parts of C; K is never cut here, so the bits are those of one thread. */
 typedef struct {
-    const sgemm_ctx *ctx;
-    sgemm_args args;
-    int status;
+    const gemm_ctx *ctx;
+    const gemm_args *whole;
+    int c_type;
+    int64_t rows, cols, across; /* of a part; parts side by side */
+    _Atomic int status;
 } job;
 
-static void *run_job(void *arg) {
-    job *j = arg;
-    j->status = multiply(j->ctx, &j->args);
-    return NULL;
-}
-
-/* Rows or columns [start, start + size) of the product, for one thread. */
-static sgemm_args slice(const sgemm_args *g, bool by_rows, int64_t start, int64_t size) {
-    sgemm_args s = *g;
-    if (by_rows) {
-        s.m = size;
-        s.a += start * g->rsa;
-        s.c += start * g->rsc;
-    } else {
-        s.n = size;
-        s.b += start * g->csb;
-        s.c += start * g->csc;
-    }
+static gemm_args part_of(const gemm_args *g, int64_t i, int64_t rows, int64_t j, int64_t cols) {
+    gemm_args s = *g;
+    s.m = rows;
+    s.n = cols;
+    if (g->lines)
+        s.first_line += i;
+    else
+        s.a.data = gemm_at(&g->a, i, 0);
+    if (g->packed_b)
+        s.first_col += j;
+    else
+        s.b.data = gemm_at(&g->b, 0, j);
     return s;
 }
 
-static int useful_threads(const sgemm_args *g, int64_t units, int threads) {
-    double by_work = (double)g->m * (double)g->n * (double)g->k / MIN_WORK_PER_THREAD;
-    int64_t limit = npk_min(npk_min(threads, MAX_THREADS), units);
-    return by_work < (double)limit ? (by_work < 1.0 ? 1 : (int)by_work) : (int)limit;
-}
-
-/* Each thread computes its own stripe of C, along the longer side, and packs for itself: no barrier,
- * and K is never split, so the bits are those of one thread. */
-static int multiply_threaded(const sgemm_ctx *ctx, const sgemm_args *g, int threads) {
-    bool by_rows = g->m >= g->n;
-    int64_t size = by_rows ? g->m : g->n, unit = by_rows ? ctx->mr : ctx->nr;
-    int count = useful_threads(g, npk_ceil_div(size, unit), threads);
-    if (count <= 1)
-        return multiply(ctx, g);
-
-    job jobs[MAX_THREADS] = {{0}};
-    pthread_t ids[MAX_THREADS];
-    bool started[MAX_THREADS] = {false};
-    int64_t share = npk_round_up(npk_ceil_div(size, count), unit);
-    count = (int)npk_ceil_div(size, share);
-    for (int t = 0; t < count; t++) {
-        int64_t start = t * share;
-        jobs[t] = (job){ctx, slice(g, by_rows, start, npk_min(share, size - start)), NPK_OK};
-    }
-    for (int t = 1; t < count; t++)
-        started[t] = pthread_create(&ids[t], NULL, run_job, &jobs[t]) == 0;
-    run_job(&jobs[0]);
-    int status = jobs[0].status;
-    for (int t = 1; t < count; t++) {
-        if (started[t])
-            pthread_join(ids[t], NULL);
-        else
-            run_job(&jobs[t]); /* no thread to be had: do it here */
-        status = status != NPK_OK ? status : jobs[t].status;
-    }
+static int round_part(const job *x, gemm_args *s, int64_t i, int64_t j) {
+    uint16_t *c = (uint16_t *)x->whole->c + i * x->whole->rsc + j;
+    s->c = gemm_scratch(GEMM_RESULT, s->m * s->n);
+    if (!s->c)
+        return NPK_ENOMEM;
+    s->rsc = s->n;
+    s->csc = 1;
+    int status = gemm_multiply(x->ctx, s);
+    if (status == NPK_OK)
+        x->ctx->narrow(x->c_type, s->m, s->n, s->c, s->rsc, c, x->whole->rsc);
     return status;
 }
 
-/* The same product seen as C^T = B^T A^T. */
-static sgemm_args transposed(const sgemm_args *g) {
-    return (sgemm_args){g->n, g->m, g->k, g->b, g->csb, g->rsb, g->a, g->csa, g->rsa, g->c, g->csc, g->rsc};
+static void run_part(void *context, int64_t task) {
+    job *x = context;
+    const gemm_args *g = x->whole;
+    int64_t i = task / x->across * x->rows, j = task % x->across * x->cols;
+    gemm_args s = part_of(g, i, npk_min(x->rows, g->m - i), j, npk_min(x->cols, g->n - j));
+    int status;
+    if (x->c_type == NPK_GEMM_F32) {
+        s.c = g->c + i * g->rsc + j * g->csc;
+        status = gemm_multiply(x->ctx, &s);
+    } else {
+        status = round_part(x, &s, i, j);
+    }
+    if (status != NPK_OK)
+        x->status = status;
 }
 
-/* Whether every offset i * rs + j * cs, in bytes, of a (rows, cols) operand stays within int64. */
-static bool spans_fit(int64_t rows, int64_t cols, int64_t rs, int64_t cs) {
+/* Parts of one side: several a thread, so that a slow core gets fewer, but not so thin that packing shows. */
+static int64_t part_size(int64_t size, int64_t unit, int threads) {
+    int64_t parts = npk_min((int64_t)threads * PARTS_PER_THREAD, size / LEAST_PART);
+    parts = npk_min(parts < threads ? threads : parts, npk_ceil_div(size, unit));
+    return npk_round_up(npk_ceil_div(size, parts), unit);
+}
+
+int gemm_run(const gemm_ctx *ctx, const gemm_args *g, int c_type, int threads) {
+    double work = (double)g->m * (double)g->n * (double)g->k / MIN_WORK_PER_THREAD;
+    int useful = work < threads ? (work < 1 ? 1 : (int)work) : threads;
+    if (c_type == NPK_GEMM_F32 && useful <= 1)
+        return gemm_multiply(ctx, g);
+    job x = {.ctx = ctx, .whole = g, .c_type = c_type, .rows = g->m, .cols = g->n, .status = NPK_OK};
+    if (useful > 1 && g->m >= g->n)
+        x.rows = part_size(g->m, ctx->mr, useful);
+    else if (useful > 1)
+        x.cols = part_size(g->n, ctx->nr, useful);
+    if (c_type != NPK_GEMM_F32) {
+        x.rows = npk_min(x.rows, npk_round_up(RESULT_ROWS, ctx->mr));
+        x.cols = npk_min(x.cols, npk_round_up(RESULT_COLS, ctx->nr));
+    }
+    x.across = npk_ceil_div(g->n, x.cols);
+    npk_parallel(useful, npk_ceil_div(g->m, x.rows) * x.across, run_part, &x);
+    return x.status;
+}
+
+/* The same product seen as C^T = B^T A^T. */
+static gemm_args transposed(const gemm_args *g) {
+    return (gemm_args){.m = g->n,
+                       .n = g->m,
+                       .k = g->k,
+                       .a = {g->b.data, g->b.cs, g->b.rs, g->b.type},
+                       .b = {g->a.data, g->a.cs, g->a.rs, g->a.type},
+                       .c = g->c,
+                       .rsc = g->csc,
+                       .csc = g->rsc};
+}
+
+bool gemm_spans_fit(int64_t rows, int64_t cols, int64_t rs, int64_t cs) {
     int64_t down, across, span, bytes, elements;
     if (rs == INT64_MIN || cs == INT64_MIN) /* has no magnitude */
         return false;
@@ -158,35 +111,161 @@ static bool spans_fit(int64_t rows, int64_t cols, int64_t rs, int64_t cs) {
            && !__builtin_mul_overflow(elements, (int64_t)sizeof(float), &bytes);
 }
 
-static const sgemm_ctx *context(int isa) {
+const gemm_ctx *gemm_context(int isa) {
     switch (isa) {
-    case NPK_GENERIC: return sgemm_ctx_generic();
-    case NPK_AVX2: return sgemm_ctx_avx2();
-    case NPK_AVX512: return sgemm_ctx_avx512();
+    case NPK_GENERIC: return gemm_ctx_generic();
+    case NPK_AVX2: return gemm_ctx_avx2();
+    case NPK_AVX512: return gemm_ctx_avx512();
     default: return NULL;
     }
 }
 
-int npk_sgemm(int isa, int64_t m, int64_t n, int64_t k, const float *a, int64_t rsa, int64_t csa, const float *b,
-              int64_t rsb, int64_t csb, float *c, int64_t rsc, int64_t csc, int threads) {
-    sgemm_args g = {m, n, k, a, rsa, csa, b, rsb, csb, c, rsc, csc};
-    if (isa < NPK_GENERIC || isa > NPK_AVX512 || m < 0 || n < 0 || k < 0 || threads < 1)
+static void fill_zero(const gemm_args *g, int c_type) {
+    for (int64_t i = 0; i < g->m; i++)
+        for (int64_t j = 0; j < g->n; j++) {
+            if (c_type == NPK_GEMM_F32)
+                g->c[i * g->rsc + j * g->csc] = 0.0f;
+            else
+                ((uint16_t *)g->c)[i * g->rsc + j] = 0;
+        }
+}
+
+static bool known_type(int type) { return type >= NPK_GEMM_F32 && type <= NPK_GEMM_BF16; }
+
+/* Sizes, spans and instruction set; `ctx` is set when NPK_OK is returned. */
+static int check(int isa, const gemm_args *g, int c_type, int threads, const gemm_ctx **ctx) {
+    if (isa < NPK_GENERIC || isa > NPK_AVX512 || g->m < 0 || g->n < 0 || g->k < 0 || threads < 1)
         return NPK_EINVAL;
-    if (!spans_fit(m, k, rsa, csa) || !spans_fit(k, n, rsb, csb) || !spans_fit(m, n, rsc, csc))
+    if (!known_type(g->a.type) || !known_type(g->b.type) || !known_type(c_type))
+        return NPK_EINVAL;
+    if (c_type != NPK_GEMM_F32 && g->csc != 1)
+        return NPK_EINVAL;
+    if (!gemm_spans_fit(g->m, g->k, g->a.rs, g->a.cs) || !gemm_spans_fit(g->k, g->n, g->b.rs, g->b.cs)
+        || !gemm_spans_fit(g->m, g->n, g->rsc, g->csc))
         return NPK_EOVERFLOW;
-    const sgemm_ctx *ctx = context(isa);
-    if (!ctx)
-        return NPK_EUNSUPPORTED;
-    if (m == 0 || n == 0)
+    *ctx = gemm_context(isa);
+    return *ctx ? NPK_OK : NPK_EUNSUPPORTED;
+}
+
+static int product(const gemm_ctx *ctx, const gemm_args *g, int c_type, int threads) {
+    if (g->m == 0 || g->n == 0)
         return NPK_OK;
-    if (!c || (k > 0 && (!a || !b)))
+    if (!g->c || (g->k > 0 && (!g->a.data || (!g->b.data && !g->packed_b))))
         return NPK_EINVAL;
-    if (k == 0) {
-        fill_zero(&g);
+    if (g->k == 0) {
+        fill_zero(g, c_type);
         return NPK_OK;
     }
     /* Micro-kernels write along rows; a column-major or one-column C is turned over. */
-    if (rsc == 1 && (csc != 1 || n == 1))
-        g = transposed(&g);
-    return multiply_threaded(ctx, &g, threads);
+    if (g->rsc == 1 && (g->csc != 1 || g->n == 1) && !g->packed_b && c_type == NPK_GEMM_F32) {
+        gemm_args t = transposed(g);
+        return gemm_run(ctx, &t, c_type, threads);
+    }
+    return gemm_run(ctx, g, c_type, threads);
+}
+
+int npk_sgemm(int isa, int64_t m, int64_t n, int64_t k, const float *a, int64_t rsa, int64_t csa, const float *b,
+              int64_t rsb, int64_t csb, float *c, int64_t rsc, int64_t csc, int threads) {
+    gemm_args g = {.m = m, .n = n, .k = k, .a = {a, rsa, csa, NPK_GEMM_F32}, .b = {b, rsb, csb, NPK_GEMM_F32},
+                   .c = c, .rsc = rsc, .csc = csc};
+    const gemm_ctx *ctx;
+    int status = check(isa, &g, NPK_GEMM_F32, threads, &ctx);
+    return status != NPK_OK ? status : product(ctx, &g, NPK_GEMM_F32, threads);
+}
+
+static bool overlap(const float *x, int64_t x_count, const float *y, int64_t y_count) {
+    return (uintptr_t)x < (uintptr_t)(y + y_count) && (uintptr_t)y < (uintptr_t)(x + x_count);
+}
+
+int npk_sgemm_plain(int isa, int64_t m, int64_t n, int64_t k, const float *a, const float *b, float *c, int threads) {
+    gemm_args g = {.m = m, .n = n, .k = k, .a = {a, k, 1, NPK_GEMM_F32}, .b = {b, n, 1, NPK_GEMM_F32}, .c = c,
+                   .rsc = n, .csc = 1};
+    const gemm_ctx *ctx;
+    int status = check(isa, &g, NPK_GEMM_F32, threads, &ctx);
+    if (status != NPK_OK)
+        return status;
+    if (overlap(c, m * n, a, m * k) || overlap(c, m * n, b, k * n))
+        return NPK_EALIAS;
+    return product(ctx, &g, NPK_GEMM_F32, threads);
+}
+
+/* Products of a batch: small ones are shared out whole, large ones one after the other in parts. */
+typedef struct {
+    const gemm_ctx *ctx;
+    gemm_args first;
+    int64_t bsa, bsb, bsc;
+    int c_type, threads;
+    _Atomic int status;
+} batch_job;
+
+static void run_product(void *context, int64_t task) {
+    batch_job *x = context;
+    gemm_args g = x->first;
+    int64_t size = x->c_type == NPK_GEMM_F32 ? 4 : 2;
+    gemm_matrix a = {g.a.data, x->bsa, 0, g.a.type}, b = {g.b.data, x->bsb, 0, g.b.type};
+    g.a.data = g.a.data ? gemm_at(&a, task, 0) : NULL;
+    g.b.data = g.b.data ? gemm_at(&b, task, 0) : NULL;
+    g.c = g.c ? (float *)((char *)g.c + task * x->bsc * size) : NULL;
+    int status = product(x->ctx, &g, x->c_type, x->threads);
+    if (status != NPK_OK)
+        x->status = status;
+}
+
+int npk_gemm(int isa, int64_t batch, int64_t m, int64_t n, int64_t k, int a_type, const void *a, int64_t bsa,
+             int64_t rsa, int64_t csa, int b_type, const void *b, int64_t bsb, int64_t rsb, int64_t csb, int c_type,
+             void *c, int64_t bsc, int64_t rsc, int64_t csc, int threads) {
+    gemm_args g = {.m = m, .n = n, .k = k, .a = {a, rsa, csa, a_type}, .b = {b, rsb, csb, b_type},
+                   .c = c, .rsc = rsc, .csc = csc};
+    batch_job x = {.first = g, .bsa = bsa, .bsb = bsb, .bsc = bsc, .c_type = c_type, .threads = 1, .status = NPK_OK};
+    int status = batch < 0 ? NPK_EINVAL : check(isa, &g, c_type, threads, &x.ctx);
+    if (status != NPK_OK)
+        return status;
+    if (!gemm_spans_fit(batch, m, bsa, rsa) || !gemm_spans_fit(batch, k, bsb, rsb)
+        || !gemm_spans_fit(batch, m, bsc, rsc))
+        return NPK_EOVERFLOW;
+    bool small = (double)m * (double)n * (double)k < 2 * MIN_WORK_PER_THREAD * threads;
+    if (small && batch > 1) {
+        int useful = (double)m * (double)n * (double)k * (double)batch < MIN_WORK_PER_THREAD ? 1 : threads;
+        npk_parallel(useful, batch, run_product, &x);
+    } else {
+        x.threads = threads;
+        npk_parallel(1, batch, run_product, &x);
+    }
+    return x.status;
+}
+
+int64_t npk_gemm_packed_size(int isa, int64_t n, int64_t k) {
+    const gemm_ctx *ctx = gemm_context(isa);
+    int64_t count, bytes;
+    if (!ctx || n < 0 || k < 0 || n > INT64_MAX - ctx->nr
+        || __builtin_mul_overflow(npk_round_up(n, ctx->nr), k, &count)
+        || __builtin_mul_overflow(count, (int64_t)sizeof(float), &bytes))
+        return -1;
+    return count;
+}
+
+int npk_gemm_pack(int isa, int64_t n, int64_t k, int b_type, const void *b, int64_t rsb, int64_t csb, float *packed) {
+    const gemm_ctx *ctx = gemm_context(isa);
+    if (isa < NPK_GENERIC || isa > NPK_AVX512 || n < 0 || k < 0 || !known_type(b_type))
+        return NPK_EINVAL;
+    if (!ctx)
+        return NPK_EUNSUPPORTED;
+    if (npk_gemm_packed_size(isa, n, k) < 0 || !gemm_spans_fit(k, n, rsb, csb))
+        return NPK_EOVERFLOW;
+    if (n == 0 || k == 0)
+        return NPK_OK;
+    if (!b || !packed)
+        return NPK_EINVAL;
+    gemm_matrix matrix = {b, rsb, csb, b_type};
+    gemm_pack_b(ctx, n, k, &matrix, packed);
+    return NPK_OK;
+}
+
+int npk_gemm_packed(int isa, int64_t m, int64_t n, int64_t k, int a_type, const void *a, int64_t rsa, int64_t csa,
+                    const float *packed, int c_type, void *c, int64_t rsc, int64_t csc, int threads) {
+    gemm_args g = {.m = m, .n = n, .k = k, .a = {a, rsa, csa, a_type}, .b = {NULL, n, 1, NPK_GEMM_F32},
+                   .packed_b = packed, .packed_n = n, .c = c, .rsc = rsc, .csc = csc};
+    const gemm_ctx *ctx;
+    int status = check(isa, &g, c_type, threads, &ctx);
+    return status != NPK_OK ? status : product(ctx, &g, c_type, threads);
 }

@@ -1,49 +1,123 @@
-/* Single precision matrix product C = A B, in the structure of GotoBLAS and BLIS.
+/* Matrix product C = A B in single precision, in the structure of GotoBLAS and BLIS.
  *
  * Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication", ACM TOMS 34(3), 2008;
  * Van Zee and van de Geijn, "BLIS: A Framework for Rapidly Instantiating BLAS Functionality", ACM
- * TOMS 41(3), 2015. driver.c and pack.c are shared; an instruction set contributes one sgemm_ctx. */
+ * TOMS 41(3), 2015. The loops are shared; an instruction set contributes one gemm_ctx.
+ *
+ * Whatever the path, an element of C is the same sum: k is cut into equal blocks of at most ctx->kc, each block
+ * is one chain of (fused) multiply-adds in the order of p that starts from zero, and the block sums
+ * are added up in order. Its bits depend on k and the instruction set only. */
 #ifndef NPK_GEMM_H
 #define NPK_GEMM_H
 
 #include "../common/npk.h"
 #include "api.h"
 
-/* Strides count elements and may be negative or zero. */
+/* A matrix: element (i, j) is data[i * rs + j * cs] in units of its type; strides may be negative or zero. */
+typedef struct {
+    const void *data;
+    int64_t rs, cs;
+    int type; /* NPK_GEMM_F32 ... */
+} gemm_matrix;
+
+struct gemm_lines;
+
 typedef struct {
     int64_t m, n, k;
-    const float *a; /* (m, k): a[i * rsa + p * csa] */
-    int64_t rsa, csa;
-    const float *b; /* (k, n): b[p * rsb + j * csb] */
-    int64_t rsb, csb;
-    float *c; /* (m, n): c[i * rsc + j * csc], overwritten */
+    gemm_matrix a, b;               /* (m, k) and (k, n) */
+    const struct gemm_lines *lines; /* gives the rows of A instead of `a` when not NULL */
+    int64_t first_line;             /* of this product in `lines` */
+    const float *packed_b;          /* as gemm_pack_b leaves it, instead of `b`, when not NULL */
+    int64_t packed_n, first_col;    /* columns of the whole packed B, and which is this product's first */
+    float *c;                       /* (m, n): c[i * rsc + j * csc], overwritten */
     int64_t rsc, csc;
-} sgemm_args;
+} gemm_args;
 
-/* Micro-kernel: a tile of r rows and NR columns, c (+)= sum over p < kc of a[p * MR + i] * b[p * NR + j].
+/* Rows of A that lie in pieces (convolution): `fill` writes steps p ... p + len of rows i ... i + count
+ * to dst[r * ld], as floats. */
+typedef struct gemm_lines {
+    void (*fill)(const struct gemm_lines *self, int64_t i, int64_t count, int64_t p, int64_t len, float *dst,
+                 int64_t ld);
+} gemm_lines;
+
+/* What becomes of the chain of a tile. */
+typedef enum {
+    TILE_STORE,    /* starts from zero, overwrites c: first block of k */
+    TILE_ADD,      /* starts from zero, is added to c: later blocks */
+    TILE_CONTINUE, /* starts from c, overwrites c: c holds the chain so far */
+} tile_mode;
+
+/* c (mode)= sum over p < kc of a b for a tile of r rows and 1 <= cols <= nr columns, C contiguous along rows.
  *
- * Every element is one chain of (fused) multiply-adds in the order of p that starts from zero, and
- * the chain is then stored or added to c. All tiles of one instruction set thus round alike, and an
- * element's bits do not depend on where its tile lies nor on the number of threads. */
-typedef void (*sgemm_ukr)(int64_t kc, const float *a, const float *b, float *c, int64_t rsc, bool accumulate);
+ * rsa = 0: A is packed, a[p * MR + i]; else a[i * rsa + p]. B is b[p * rsb + j]; columns from `cols` on
+ * are not touched, in C or, when rsb != nr, in B. */
+typedef void (*gemm_tile)(int64_t kc, const float *a, int64_t rsa, const float *b, int64_t rsb, float *c, int64_t rsc,
+                          int64_t cols, tile_mode mode);
 
 /* What an instruction set contributes. */
 typedef struct {
-    int mr, nr;          /* register tile */
-    int64_t mc, kc, nc;  /* cache blocks: A block mc x kc in L2, B panel kc x nr in L1, B block kc x nc in L3 */
-    const sgemm_ukr *ukr; /* ukr[r - 1] computes r = 1 ... mr rows */
-} sgemm_ctx;
+    int mr, nr;            /* register tile */
+    int64_t mc, kc, nc;    /* cache blocks: A block mc x kc in L2, B panel kc x nr in L1, B block kc x nc in L3 */
+    const gemm_tile *tile; /* tile[r - 1] computes r = 1 ... mr rows */
+    const gemm_tile *strip; /* the same for any number of columns and A, B never packed */
+    /* dst[p * width + i] = x[i * si + p] for `lines` of 8 or 16 lines; NULL where plain C does it. */
+    void (*transpose)(int width, int64_t len, const float *x, int64_t si, float *dst);
+    /* The first columns of C, for at most GEMM_COLUMN_ROWS rows of A and a B whose columns are contiguous,
+     * b[j * ldb + p], without packing; returns how many columns were done. NULL where there is none. */
+    int64_t (*columns)(int rows, int64_t n, int64_t kc, const float *a, int64_t rsa, const float *b, int64_t ldb,
+                       float *c, int64_t rsc, bool add);
+    /* dst[r * ld + j] = x[r * rs + j] for r < rows, j < n, from 16-bit floats; and back, ties to even. */
+    void (*widen)(int type, int64_t rows, int64_t n, const uint16_t *x, int64_t rs, float *dst, int64_t ld);
+    void (*narrow)(int type, int64_t rows, int64_t n, const float *x, int64_t rs, uint16_t *dst, int64_t ld);
+    bool packs_all; /* compilers make vectors of packed tiles only */
+} gemm_ctx;
 
-enum { SGEMM_MAX_TILE = 14 * 32 }; /* largest mr * nr of any context */
+enum { GEMM_COLUMN_ROWS = 4 };
+enum { GEMM_MAX_MR = 14, GEMM_MAX_NR = 32 }; /* largest of any context */
 
 /* NULL when the build or the CPU lacks the instruction set. */
-const sgemm_ctx *sgemm_ctx_generic(void);
-const sgemm_ctx *sgemm_ctx_avx2(void);
-const sgemm_ctx *sgemm_ctx_avx512(void);
+const gemm_ctx *gemm_ctx_generic(void);
+const gemm_ctx *gemm_ctx_avx2(void);
+const gemm_ctx *gemm_ctx_avx512(void);
+const gemm_ctx *gemm_context(int isa);
 
-/* Packs a matrix of `count` lines x `len` steps, x[i * si + p * sp], into panels of `width` lines:
- * panel q holds dst[p * width + i] for lines q * width + i; missing lines are zero. A's lines are
- * its rows and B's its columns, so one routine serves both. */
-void sgemm_pack(int width, int64_t count, int64_t len, const float *x, int64_t si, int64_t sp, float *dst);
+/* Portable conversions, the fallback and the reference of the vector ones. */
+void gemm_widen_generic(int type, int64_t rows, int64_t n, const uint16_t *x, int64_t rs, float *dst, int64_t ld);
+void gemm_narrow_generic(int type, int64_t rows, int64_t n, const float *x, int64_t rs, uint16_t *dst, int64_t ld);
+
+/* Packs a panel of `lines` <= `width` lines x `len` steps, element (i, p) at x[i * si + p * sp]:
+ * dst[p * width + i]; missing lines are zero. A's lines are its rows and B's its columns, so one
+ * routine serves both. */
+void gemm_pack_panel(const gemm_ctx *ctx, int width, int lines, int64_t len, int type, const void *x, int64_t si,
+                     int64_t sp, float *dst);
+
+/* The same for lines i ... i + lines of `source`, steps p ... p + len. */
+void gemm_pack_lines(const gemm_ctx *ctx, int width, int lines, int64_t len, const gemm_lines *source, int64_t i,
+                     int64_t p, float *dst);
+
+/* The whole of B (k, n): block pc of k at dst + pc * round_up(n, nr), in it panels of nr columns. */
+void gemm_pack_b(const gemm_ctx *ctx, int64_t n, int64_t k, const gemm_matrix *b, float *dst);
+
+/* Length of the blocks of k. */
+int64_t gemm_block_k(const gemm_ctx *ctx, int64_t k);
+
+/* One product on the calling thread, for m, n, k > 0. */
+int gemm_multiply(const gemm_ctx *ctx, const gemm_args *g);
+
+/* The same on up to `threads` threads; C stored as `c_type` when that is not float. */
+int gemm_run(const gemm_ctx *ctx, const gemm_args *g, int c_type, int threads);
+
+/* What the calling thread keeps memory for. */
+enum { GEMM_PACKING, GEMM_RESULT, GEMM_SCRATCHES };
+
+/* Room for `count` floats, aligned to huge pages where that pays. It stays valid until the thread's next call
+ * with the same `which`. NULL when there is no memory. */
+float *gemm_scratch(int which, int64_t count);
+
+/* Whether every offset i * rs + j * cs, in bytes, of a (rows, cols) matrix of 4-byte elements stays within int64. */
+bool gemm_spans_fit(int64_t rows, int64_t cols, int64_t rs, int64_t cs);
+
+/* x[i * rs + j * cs], in bytes of its type. */
+const void *gemm_at(const gemm_matrix *x, int64_t i, int64_t j);
 
 #endif

@@ -6,6 +6,8 @@
 #include <xmmintrin.h>
 #endif
 
+enum { CHUNK = 64 }; /* steps converted at a time; CHUNK * GEMM_MAX_NR floats stay in L1 */
+
 /* dst[p * width + i] = x[i * si + p] for 4 lines and 4 steps: reads and writes are both contiguous. */
 NPK_INLINE void transpose4(const float *x, int64_t si, float *dst, int width) {
 #if defined(__SSE2__) /* part of every x86-64 */
@@ -47,14 +49,23 @@ NPK_INLINE void pack_full(const int width, int64_t len, const float *x, int64_t 
     }
 }
 
-/* The last panel, with fewer lines than its width. */
+/* A panel with fewer lines than its width, or of a width that is nobody's tile. */
 static void pack_edge(int width, int lines, int64_t len, const float *x, int64_t si, int64_t sp, float *dst) {
     for (int64_t p = 0; p < len; p++)
         for (int i = 0; i < width; i++)
             dst[p * width + i] = i < lines ? x[i * si + p * sp] : 0.0f;
 }
 
-static void pack_panel(int width, int64_t len, const float *x, int64_t si, int64_t sp, float *dst) {
+static void pack_floats(const gemm_ctx *ctx, int width, int lines, int64_t len, const float *x, int64_t si, int64_t sp,
+                        float *dst) {
+    if (lines < width) {
+        pack_edge(width, lines, len, x, si, sp, dst);
+        return;
+    }
+    if (ctx->transpose && sp == 1 && si != 1 && (width == 16 || width == 32)) {
+        ctx->transpose(width, len, x, si, dst);
+        return;
+    }
     switch (width) {
     case 4: pack_full(4, len, x, si, sp, dst); break;
     case 6: pack_full(6, len, x, si, sp, dst); break;
@@ -66,12 +77,55 @@ static void pack_panel(int width, int64_t len, const float *x, int64_t si, int64
     }
 }
 
-void sgemm_pack(int width, int64_t count, int64_t len, const float *x, int64_t si, int64_t sp, float *dst) {
-    for (int64_t line = 0; line < count; line += width, dst += width * len) {
-        const float *first = x + line * si;
-        if (count - line >= width)
-            pack_panel(width, len, first, si, sp, dst);
+static void pack_halves(const gemm_ctx *ctx, int width, int lines, int64_t len, int type, const uint16_t *x,
+                        int64_t si, int64_t sp, float *dst) {
+    _Alignas(64) float rows[GEMM_MAX_NR * CHUNK];
+    if (si == 1 && lines == width) {
+        ctx->widen(type, len, width, x, sp, dst, width);
+        return;
+    }
+    for (int64_t p = 0; p < len; p += CHUNK) {
+        int64_t count = npk_min(CHUNK, len - p);
+        if (sp == 1)
+            ctx->widen(type, lines, count, x + p, si, rows, CHUNK);
         else
-            pack_edge(width, (int)(count - line), len, first, si, sp, dst);
+            for (int i = 0; i < lines; i++)
+                for (int64_t q = 0; q < count; q++)
+                    gemm_widen_generic(type, 1, 1, x + i * si + (p + q) * sp, 1, rows + i * CHUNK + q, 1);
+        pack_floats(ctx, width, lines, count, rows, CHUNK, 1, dst + p * width);
+    }
+}
+
+void gemm_pack_panel(const gemm_ctx *ctx, int width, int lines, int64_t len, int type, const void *x, int64_t si,
+                     int64_t sp, float *dst) {
+    if (type == NPK_GEMM_F32)
+        pack_floats(ctx, width, lines, len, x, si, sp, dst);
+    else
+        pack_halves(ctx, width, lines, len, type, x, si, sp, dst);
+}
+
+void gemm_pack_lines(const gemm_ctx *ctx, int width, int lines, int64_t len, const gemm_lines *source, int64_t i,
+                     int64_t p, float *dst) {
+    _Alignas(64) float rows[GEMM_MAX_MR * CHUNK];
+    for (int64_t q = 0; q < len; q += CHUNK) {
+        int64_t count = npk_min(CHUNK, len - q);
+        source->fill(source, i, lines, p + q, count, rows, CHUNK);
+        pack_floats(ctx, width, lines, count, rows, CHUNK, 1, dst + q * width);
+    }
+}
+
+const void *gemm_at(const gemm_matrix *x, int64_t i, int64_t j) {
+    int64_t size = x->type == NPK_GEMM_F32 ? 4 : 2;
+    return (const char *)x->data + (i * x->rs + j * x->cs) * size;
+}
+
+void gemm_pack_b(const gemm_ctx *ctx, int64_t n, int64_t k, const gemm_matrix *b, float *dst) {
+    int64_t step = gemm_block_k(ctx, k);
+    for (int64_t pc = 0; pc < k; pc += step) {
+        int64_t kc = npk_min(step, k - pc);
+        for (int64_t j = 0; j < n; j += ctx->nr, dst += ctx->nr * kc) {
+            int cols = (int)npk_min(ctx->nr, n - j);
+            gemm_pack_panel(ctx, ctx->nr, cols, kc, b->type, gemm_at(b, pc, j), b->cs, b->rs, dst);
+        }
     }
 }

@@ -1,47 +1,109 @@
 /* The vector micro-kernel, once for all instruction sets.
  *
  * The including file defines: TARGET (a target attribute or nothing), MR rows, NV vectors per row,
- * LANES per vector, the type V, and v_zero, v_set1, v_load, v_store, v_add, v_fma(a, b, c) = a b + c.
+ * LANES per vector, the types V and MASK, and v_zero, v_set1, v_load, v_store, v_add, v_fma(a, b, c) = a b + c,
+ * v_mask(count), v_load_some(x, mask), v_store_some(x, mask, v).
  * It then lists ROWS(1) ... ROWS(MR). One step of p costs MR broadcasts and NV loads for MR * NV
  * multiply-adds; the tile is chosen so that MR * NV accumulators and their operands fit the
  * registers and hide the latency of the multiply-add. */
 #define NR (NV * LANES)
 
-TARGET NPK_INLINE void tile(const int rows, int64_t kc, const float *a, const float *b, float *c, int64_t rsc,
-                            bool accumulate) {
-    V acc[MR][NV];
+enum { MAX_NV = 4 };
+
+/* `rows`, `nv`, `packed_a` and `some` (the last vector is not full) are constants at every call. */
+TARGET NPK_INLINE void tile(const int rows, const int nv, const bool packed_a, const bool some_b, const bool some_c,
+                            int64_t kc, const float *a, int64_t rsa, const float *b, int64_t rsb, float *c,
+                            int64_t rsc, int64_t last, tile_mode mode) {
+    V acc[MR][MAX_NV];
+    MASK mask = v_mask(last);
     NPK_UNROLL
     for (int i = 0; i < rows; i++) {
         NPK_UNROLL
-        for (int j = 0; j < NV; j++)
+        for (int j = 0; j < nv; j++)
             acc[i][j] = v_zero();
         __builtin_prefetch(c + i * rsc, 1);
     }
-    for (int64_t p = 0; p < kc; p++, a += MR, b += NR) {
-        V bv[NV];
-        NPK_UNROLL
-        for (int j = 0; j < NV; j++)
-            bv[j] = v_load(b + j * LANES);
+    if (mode == TILE_CONTINUE) {
         NPK_UNROLL
         for (int i = 0; i < rows; i++) {
-            V av = v_set1(a[i]);
             NPK_UNROLL
-            for (int j = 0; j < NV; j++)
+            for (int j = 0; j < nv; j++) {
+                const float *src = c + i * rsc + j * LANES;
+                acc[i][j] = some_c && j == nv - 1 ? v_load_some(src, mask) : v_load(src);
+            }
+        }
+    }
+    for (int64_t p = 0; p < kc; p++, b += rsb) {
+        V bv[MAX_NV];
+        NPK_UNROLL
+        for (int j = 0; j < nv; j++)
+            bv[j] = some_b && j == nv - 1 ? v_load_some(b + j * LANES, mask) : v_load(b + j * LANES);
+        NPK_UNROLL
+        for (int i = 0; i < rows; i++) {
+            V av = v_set1(packed_a ? a[p * MR + i] : a[i * rsa + p]);
+            NPK_UNROLL
+            for (int j = 0; j < nv; j++)
                 acc[i][j] = v_fma(av, bv[j], acc[i][j]);
         }
     }
     NPK_UNROLL
     for (int i = 0; i < rows; i++) {
         NPK_UNROLL
-        for (int j = 0; j < NV; j++) {
+        for (int j = 0; j < nv; j++) {
             float *dst = c + i * rsc + j * LANES;
-            v_store(dst, accumulate ? v_add(v_load(dst), acc[i][j]) : acc[i][j]);
+            if (some_c && j == nv - 1) {
+                V sum = mode == TILE_ADD ? v_add(v_load_some(dst, mask), acc[i][j]) : acc[i][j];
+                v_store_some(dst, mask, sum);
+            } else {
+                v_store(dst, mode == TILE_ADD ? v_add(v_load(dst), acc[i][j]) : acc[i][j]);
+            }
         }
     }
 }
 
+/* Any columns up to NR, B packed (rsb = NR, full vectors) or in place. */
+TARGET NPK_INLINE void edge(const int rows, const int nv, int64_t kc, const float *a, int64_t rsa, const float *b,
+                            int64_t rsb, float *c, int64_t rsc, int64_t cols, tile_mode mode) {
+    int64_t last = cols - (nv - 1) * LANES;
+    if (rsa == 0)
+        tile(rows, nv, true, true, true, kc, a, rsa, b, rsb, c, rsc, last, mode);
+    else
+        tile(rows, nv, false, true, true, kc, a, rsa, b, rsb, c, rsc, last, mode);
+}
+
+TARGET NPK_INLINE void any_tile(const int rows, int64_t kc, const float *a, int64_t rsa, const float *b, int64_t rsb,
+                                float *c, int64_t rsc, int64_t cols, tile_mode mode) {
+    if (cols < NR) {
+        if (NV > 1 && cols > LANES)
+            edge(rows, NV, kc, a, rsa, b, rsb, c, rsc, cols, mode);
+        else
+            edge(rows, 1, kc, a, rsa, b, rsb, c, rsc, cols, mode);
+    } else if (rsa == 0) {
+        tile(rows, NV, true, false, false, kc, a, rsa, b, rsb == NR ? NR : rsb, c, rsc, LANES, mode);
+    } else {
+        tile(rows, NV, false, false, false, kc, a, rsa, b, rsb, c, rsc, LANES, mode);
+    }
+}
+
+/* All columns of a few rows, A and B in place: B is read in the order of memory. */
+TARGET NPK_INLINE void any_strip(const int rows, int64_t kc, const float *a, int64_t rsa, const float *b, int64_t rsb,
+                                 float *c, int64_t rsc, int64_t cols, tile_mode mode) {
+    const int nv = rows <= 2 ? MAX_NV : NV;
+    int64_t j = 0;
+    for (; j + nv * LANES <= cols; j += nv * LANES)
+        tile(rows, nv, false, false, false, kc, a, rsa, b + j, rsb, c + j, rsc, LANES, mode);
+    for (; j < cols; j += LANES) {
+        int64_t left = npk_min(LANES, cols - j);
+        tile(rows, 1, false, true, true, kc, a, rsa, b + j, rsb, c + j, rsc, left, mode);
+    }
+}
+
 #define ROWS(r)                                                                                                 \
-    TARGET static void rows##r(int64_t kc, const float *a, const float *b, float *c, int64_t rsc,               \
-                               bool accumulate) {                                                               \
-        tile(r, kc, a, b, c, rsc, accumulate);                                                                  \
+    TARGET static void rows##r(int64_t kc, const float *a, int64_t rsa, const float *b, int64_t rsb, float *c,  \
+                               int64_t rsc, int64_t cols, tile_mode mode) {                                     \
+        any_tile(r, kc, a, rsa, b, rsb, c, rsc, cols, mode);                                                    \
+    }                                                                                                           \
+    TARGET static void strip##r(int64_t kc, const float *a, int64_t rsa, const float *b, int64_t rsb, float *c, \
+                                int64_t rsc, int64_t cols, tile_mode mode) {                                    \
+        any_strip(r, kc, a, rsa, b, rsb, c, rsc, cols, mode);                                                   \
     }

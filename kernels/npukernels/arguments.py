@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 from typing import Any, TypeAlias
@@ -15,6 +16,9 @@ from npusim.errors import InputError, Problem
 Array: TypeAlias = npt.NDArray[np.float32]
 
 MAX_THREADS = 64
+
+_F32 = np.dtype(np.float32)
+_NDARRAY = np.ndarray
 
 # Work limit of the exact overlap search; a pair it cannot decide counts as overlapping.
 _OVERLAP_WORK = 100_000
@@ -45,16 +49,23 @@ def array(value: Any, name: str, kinds: tuple[str, ...], dims: tuple[int, ...] |
     Raises:
         InputError: it is not.
     """
-    if not isinstance(value, np.ndarray):
-        raise _bad(name, f"is a {type(value).__name__}", "a NumPy array")
-    if isinstance(value, np.ma.MaskedArray):
-        raise _bad(name, "is a masked array", "a plain NumPy array", "use .filled()")
-    if value.dtype.name not in kinds or not value.dtype.isnative:
+    if type(value) is not _NDARRAY:  # the common case needs no further look
+        if not isinstance(value, np.ndarray):
+            raise _bad(name, f"is a {type(value).__name__}", "a NumPy array")
+        if isinstance(value, np.ma.MaskedArray):
+            raise _bad(name, "is a masked array", "a plain NumPy array", "use .filled()")
+    if _native_name(value.dtype) not in kinds:
         raise _bad(name, f"has dtype {value.dtype}", " or ".join(kinds), f"{name}.astype('{kinds[0]}')")
     if dims is not None and value.ndim not in dims:
         allowed = " or ".join(map(str, dims))
         raise _bad(name, f"has {value.ndim} dimensions, shape {value.shape}", f"{allowed} dimensions")
     return value
+
+
+@functools.cache
+def _native_name(dtype: np.dtype[Any]) -> str:
+    """Its name, empty in foreign byte order. NumPy makes it anew at every look, longer than a small kernel takes."""
+    return dtype.name if dtype.isnative else ""
 
 
 def output(out: Any, shape: tuple[int, ...], dtype: str, *inputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -64,27 +75,25 @@ def output(out: Any, shape: tuple[int, ...], dtype: str, *inputs: npt.NDArray[An
         InputError: wrong type, dtype or shape, read-only, not C-contiguous, overlapping an input, or no memory.
     """
     if out is None:
-        if math.prod(shape) * np.dtype(dtype).itemsize > sys.maxsize:
-            raise _bad("out", f"of shape {shape} exceeds the address space", "fewer elements")
-        try:
-            return np.empty(shape, dtype)
-        except MemoryError:
-            raise _bad("out", f"of shape {shape} does not fit the memory", "fewer elements") from None
+        return floats(*shape, dtype=dtype)
     result = array(out, "out", (dtype,))
     if result.shape != shape:
         raise _bad("out", f"has shape {result.shape}", f"{shape}")
-    if not result.flags.writeable:
+    flags = result.flags
+    if not flags.writeable:
         raise _bad("out", "is read-only", "a writeable array")
-    if not (result.flags.c_contiguous and result.flags.aligned):
+    if not (flags.c_contiguous and flags.aligned):
         raise _bad("out", f"is not C-contiguous and aligned (strides {result.strides})", "a C-contiguous array")
-    if any(np.may_share_memory(result, x) for x in inputs):
-        raise _bad("out", "shares memory with an input", "memory of its own", "pass a copy of the input")
+    for x in inputs:
+        if np.may_share_memory(result, x):
+            raise _bad("out", "shares memory with an input", "memory of its own", "pass a copy of the input")
     return result
 
 
 def contiguous(x: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """``x`` itself when it is C-contiguous and aligned, else a copy that is."""
-    return x if x.flags.c_contiguous and x.flags.aligned else np.array(x, order="C")
+    flags = x.flags
+    return x if flags.c_contiguous and flags.aligned else np.array(x, order="C")
 
 
 def pointer(x: npt.NDArray[Any]) -> object:
@@ -95,59 +104,73 @@ def pointer(x: npt.NDArray[Any]) -> object:
 
 def thread_count(threads: Any) -> int:
     """Returns ``threads`` as an int from 1 to 64. Raises InputError otherwise."""
+    if type(threads) is int and 0 < threads <= MAX_THREADS:
+        return threads
     integral = isinstance(threads, (int, np.integer)) and not isinstance(threads, bool)
     if not integral or not 1 <= threads <= MAX_THREADS:
         raise _bad("threads", f"is {threads!r}"[:100], f"an integer from 1 to {MAX_THREADS}")
     return int(threads)
 
 
-def new_output(rows: int, cols: int) -> Array:
-    """An uninitialised (rows, cols) float32 array. Raises InputError when it cannot be had."""
-    if rows * cols * 4 > sys.maxsize:
-        raise _bad("out", f"of shape ({rows}, {cols}) exceeds the address space", "fewer elements")
+def plain(x: Any) -> bool:
+    """Whether ``x`` is a float32 matrix and no subclass of an array: the quick check."""
+    return type(x) is _NDARRAY and x.dtype is _F32 and x.ndim == 2
+
+
+def floats(*shape: int, dtype: str | np.dtype[Any] = _F32) -> npt.NDArray[Any]:
+    """An uninitialised C-contiguous array. Raises InputError when it cannot be had."""
     try:
-        return np.empty((rows, cols), dtype=np.float32)
-    except MemoryError:
-        raise _bad("out", f"of shape ({rows}, {cols}) does not fit the memory", "fewer elements") from None
+        return np.empty(shape, dtype)
+    except (MemoryError, ValueError):
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        problem = "exceeds the address space" if size > sys.maxsize else "does not fit the memory"
+        raise _bad("out", f"of shape {shape} {problem}", "fewer elements") from None
 
 
-def checked_output(out: Any, shape: tuple[int, int], *inputs: Array) -> Array:
-    """Returns ``out`` when a kernel may write its result there.
+def checked_output(
+    out: Any, shape: tuple[int, ...], *inputs: npt.NDArray[Any], kinds: tuple[str, ...] = ("float32",)
+) -> npt.NDArray[Any]:
+    """Returns ``out`` when a kernel may write its result there; its strides may be any.
 
     Raises:
-        InputError: wrong type, dtype or shape, read-only, or overlapping an input or itself.
+        InputError: wrong type, dtype (not one of ``kinds``) or shape, read-only, or overlapping an input or itself.
     """
-    result = matrix(out, "out")
+    result = array(out, "out", kinds)
     if result.shape != shape:
         raise _bad("out", f"has shape {result.shape}", f"{shape}")
-    if not result.flags.writeable:
+    flags = result.flags
+    if not flags.writeable:
         raise _bad("out", "is read-only", "a writeable array")
-    if not result.flags.aligned or any(stride % 4 for stride in result.strides):
+    if not flags.aligned or (not flags.c_contiguous and any(stride % out.itemsize for stride in result.strides)):
         raise _bad("out", f"is not aligned to its elements (strides {result.strides})", "an aligned array")
-    if _overlaps_itself(result):
+    if not flags.c_contiguous and _overlaps_itself(result):
         raise _bad("out", f"overlaps itself (strides {result.strides})", "distinct elements")
-    if any(_overlap(result, x) for x in inputs):
-        raise _bad("out", "shares memory with an input", "memory of its own", "pass a copy of the input")
+    for x in inputs:
+        if _overlap(result, x):
+            raise _bad("out", "shares memory with an input", "memory of its own", "pass a copy of the input")
     return result
 
 
-def operand(x: Array) -> tuple[object, int, int]:
-    """What C needs of a matrix: a pointer, and the strides in elements.
+def operand(x: npt.NDArray[Any]) -> tuple[object, int, int]:
+    """What C needs of a matrix of 4- or 2-byte elements: a pointer, and the strides in elements.
 
     The caller keeps ``x`` alive. The pointer is to ``x`` itself, or holds a copy when the elements
-    are not on 4-byte steps (a field of packed records).
+    are not on steps of their own size (a field of packed records).
     """
     ffi = require_native().ffi
-    rows, cols = x.strides
     flags = x.flags
     if flags.c_contiguous and flags.aligned:  # from_buffer takes a seventh of the time of the other way
-        return ffi.from_buffer(x), rows >> 2, cols >> 2
-    if (rows | cols) & 3 or not flags.aligned:
+        return ffi.from_buffer(x), x.shape[1], 1
+    if flags.f_contiguous and flags.aligned:
+        return ffi.from_buffer(x.T), 1, x.shape[0]
+    rows, cols = x.strides
+    size = x.itemsize
+    if (rows | cols) % size or not flags.aligned:
         return operand(x.copy())
-    return ffi.cast("void *", x.__array_interface__["data"][0]), rows >> 2, cols >> 2
+    return ffi.cast("void *", x.__array_interface__["data"][0]), rows // size, cols // size
 
 
-def _overlap(x: Array, y: Array) -> bool:
+def _overlap(x: npt.NDArray[Any], y: npt.NDArray[Any]) -> bool:
     if not np.may_share_memory(x, y):
         return False
     try:
@@ -157,7 +180,7 @@ def _overlap(x: Array, y: Array) -> bool:
         return True
 
 
-def _overlaps_itself(x: Array) -> bool:
+def _overlaps_itself(x: npt.NDArray[Any]) -> bool:
     """Whether two elements may share memory: sufficient for no is that rows do not reach each other."""
     steps = sorted((abs(stride), size) for stride, size in zip(x.strides, x.shape, strict=True) if size > 1)
     if not steps or 0 in x.shape:

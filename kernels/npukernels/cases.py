@@ -14,12 +14,13 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from npukernels import formats
 from npusim import dtypes
 from npusim.errors import InputError, Problem, unknown_name
 
 Float64: TypeAlias = npt.NDArray[np.float64]
 
-FILLS = ("uniform", "integer", "adversarial")
+FILLS = ("uniform", "integer", "adversarial", "realistic")
 
 # Unit roundoff and the smallest positive number of binary32; unit roundoff of binary64.
 U32, TINY32, U64 = 2.0**-24, 2.0**-149, 2.0**-53
@@ -38,6 +39,9 @@ class Case:
         inputs: read-only arrays, in the order the op takes them.
         expected: the result in float64.
         bound: largest error a correct kernel can make, elementwise, float64; 0 means exact.
+        out_dtype: what the output holds: a NumPy dtype name (``float32``, ``int8``), or the name of a number
+            format whose codes it holds (``bf16`` in uint16; ``fp8``, ``fp8_e5m2``, ``fp6``, ``fp4`` in uint8).
+        params: keyword arguments of the op that are not arrays.
     """
 
     op: str
@@ -48,6 +52,8 @@ class Case:
     inputs: tuple[npt.NDArray[Any], ...]
     expected: Float64
     bound: Float64
+    out_dtype: str = "float32"
+    params: tuple[tuple[str, Any], ...] = ()
 
     @property
     def repro(self) -> str:
@@ -89,15 +95,21 @@ def maker(op: str, dtypes: tuple[str, ...], **sizes: int | None) -> Callable[[Fu
     return register
 
 
+def makers() -> Mapping[str, Maker]:
+    """What makes the cases of each op."""
+    return dict(sorted(_MAKERS.items()))
+
+
 def golden(op: str, *, dtype: str = "fp32", fill: str = "uniform", seed: int = 0, **dims: int) -> Case:
     """Makes a test case.
 
     Args:
         op: ``gemm``, with sizes ``m``, ``n``, ``k``.
-        dtype: number format of inputs and output; ``fp32`` so far.
+        dtype: number format of inputs and output; an op says which it has cases in.
         fill: ``uniform`` in (-1, 1); ``integer``, small enough that every order of summation is
             exact, so that the bound is zero; ``adversarial``, magnitudes over 2^±10 in pairs that
-            almost cancel, so that the result is far below its terms.
+            almost cancel, so that the result is far below its terms; ``realistic``, bell-shaped
+            activations with a few channels 16 to 64 times as large, as language models have them.
         seed: any non-negative integer.
         **dims: sizes of the op, integers of at least 0.
 
@@ -135,7 +147,7 @@ def _sizes(op: str, dims: dict[str, int]) -> dict[str, int]:
     return {name: int(dims.get(name, default or 0)) for name, default in known.items()}
 
 
-@maker("gemm", ("fp32",), m=None, n=None, k=None)
+@maker("gemm", ("fp32", "fp16", "bf16"), m=None, n=None, k=None)
 def _gemm(dtype: str, fill: str, seed: int, m: int, n: int, k: int) -> Case:
     if max(m * k, k * n, m * n) >= 2**31:
         raise MemoryError
@@ -145,13 +157,16 @@ def _gemm(dtype: str, fill: str, seed: int, m: int, n: int, k: int) -> Case:
         a, b = _exact_integers(draw, m, n, k)
     elif fill == "uniform":
         a, b = draw.uniform(m, k), draw.uniform(k, n)
+    elif fill == "realistic":
+        a, b = draw.activations(m, k), draw.bell(k, n) * 2.0**-5
     else:
         a, b = _cancelling(draw, m, n, k)
-    a32, b32 = a.astype(np.float32), b.astype(np.float32)
-    expected = a @ b
-    bound = np.zeros((m, n)) if fill == "integer" else gemm_bound(a32, b32)
+    codes = [formats.encode(x, dtype) if dtype != "fp32" else x.astype(np.float32) for x in (a, b)]
+    if dtype != "fp32":
+        a, b = (formats.decode(x, dtype).astype(np.float64) for x in codes)
+    expected, bound = frozen(a @ b, np.zeros((m, n)) if fill == "integer" else gemm_bound(a, b))
     dims = (("m", m), ("n", n), ("k", k))
-    return Case("gemm", dtype, fill, seed, dims, frozen(a32, b32), *frozen(expected, bound))
+    return Case("gemm", dtype, fill, seed, dims, frozen(*codes), expected, bound)
 
 
 def gemm_bound(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> Float64:
@@ -189,12 +204,29 @@ class Draw:
     def integers(self, low: int, high: int, *shape: int) -> Float64:
         """Integers from ``low`` to ``high`` inclusive; the range is far below 2^32, so modulo is fair."""
         words = self._bits.random_raw(math.prod(shape)).astype(np.uint64) >> np.uint64(32)
-        drawn = (words % np.uint64(high - low + 1)).astype(np.float64) + low
+        drawn: Float64 = (words % np.uint64(high - low + 1)).astype(np.float64) + low
         return drawn.reshape(shape)
 
     def uniform(self, *shape: int) -> Float64:
         """Odd multiples of 2^-24 in (-1, 1): 24 significant bits, never zero."""
         return (2 * self.integers(-(2**23), 2**23 - 1, *shape) + 1) * 2.0**-24
+
+    def bell(self, *shape: int) -> Float64:
+        """Bell-shaped around zero with variance 1/3: the sum of four uniforms in (-1/2, 1/2), 24 significant bits."""
+        total: Float64 = self.integers(-(2**21), 2**21 - 1, 4, *shape).sum(axis=0)
+        return total * 2.0**-22
+
+    def activations(self, rows: int, channels: int) -> Float64:
+        """Activations of a language model: ``bell`` with one channel in 128 (at least one) 16 to 64 times as large.
+
+        The same channels stand out in every row, by 20 times and more: Dettmers et al., LLM.int8(),
+        arXiv:2208.07339, section 4; Xiao et al., SmoothQuant, arXiv:2211.10438, section 3.
+        """
+        x = self.bell(rows, channels)
+        if channels:
+            outliers = self.integers(0, channels - 1, max(1, channels // 128)).astype(np.int64)
+            x[:, outliers] *= 2.0 ** self.integers(4, 6, 1, outliers.size)
+        return x
 
 
 def _exact_integers(draw: Draw, m: int, n: int, k: int) -> tuple[Float64, Float64]:

@@ -1,34 +1,79 @@
-"""Single precision matrix product, ``gemm``, and its variants.
+"""Matrix products, ``gemm`` and ``prepack``, and their variants.
 
 The variants differ in speed and rounding only; each is within the bound that ``golden`` proves.
 ``ref`` accumulates in float64. The ``c-*`` variants are one C driver with a micro-kernel per
-instruction set (csrc/gemm).
+instruction set (csrc/gemm). docs/kernels-gemm.md has the order of summation.
 """
 
 from __future__ import annotations
 
-import numpy as np
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
-from npukernels import native
-from npukernels.arguments import Array, checked_output, matrix, new_output, operand, thread_count
+import numpy as np
+import numpy.typing as npt
+
+from npukernels import formats, native
+from npukernels.arguments import (
+    MAX_THREADS,
+    Array,
+    array,
+    checked_output,
+    floats,
+    operand,
+    plain,
+    thread_count,
+)
 from npukernels.registry import kernel, select
 from npusim.errors import InputError, Problem
 
+AnyArray: TypeAlias = npt.NDArray[Any]
 
-def gemm(
-    a: Array,
-    b: Array,
-    *,
-    out: Array | None = None,
-    variant: str | None = None,
-    threads: int = 1,
-) -> Array:
-    """Matrix product ``C[i, j] = sum over p of A[i, p] B[p, j]``.
+KINDS = ("float32", "float16", "uint16")
+FORMATS = {"fp32": "float32", "fp16": "float16", "bf16": "uint16"}
+
+_F32 = np.dtype(np.float32)
+
+# Bits of ndarray.flags.num: C-contiguous and aligned.
+_IN_ORDER = 0x101
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """A constant right-hand side in the order in which one variant reads it; see ``prepack``.
 
     Args:
-        a: float32, shape (m, k), any strides.
-        b: float32, shape (k, n), any strides.
-        out: float32, shape (m, n), any strides; it must not share memory with ``a`` or ``b``.
+        variant: the variant of ``gemm`` that reads it.
+        shape: (k, n) of the matrix.
+        data: its elements, float32; for variants without an order of their own, the matrix.
+    """
+
+    variant: str
+    shape: tuple[int, int]
+    data: Array
+
+
+def gemm(
+    a: AnyArray,
+    b: AnyArray | Packed,
+    *,
+    out: AnyArray | None = None,
+    out_dtype: str | None = None,
+    variant: str | None = None,
+    threads: int = 1,
+) -> AnyArray:
+    """Matrix product ``C[..., i, j] = sum over p of A[..., i, p] B[..., p, j]``, summed in float32.
+
+    Args:
+        a: shape (..., m, k), any strides: float32, float16, or bfloat16 as uint16 codes.
+        b: shape (..., k, n), any strides (pass ``w.T`` for weights of shape (n, k)), formats as
+            ``a``, or what ``prepack`` made. Leading dimensions broadcast as in ``numpy.matmul``.
+        out: shape (..., m, n), any strides; it must not share memory with ``a`` or ``b``.
+        out_dtype: ``fp32``, ``fp16`` or ``bf16``; by default the format of ``out``, or ``fp32``.
+            Sums of 16-bit outputs are rounded once, to nearest even.
         variant: one of ``variants("gemm")``; by default the fastest, or ``NPUKERNELS_VARIANT``.
         threads: threads to use, 1 to 64; the result has the same bits for any number (``ref``
             leaves threading to NumPy).
@@ -39,53 +84,287 @@ def gemm(
     Raises:
         InputError: bad dtype, shape or ``out``, or a variant that does not exist or cannot run here.
     """
-    a, b = matrix(a, "a"), matrix(b, "b")
-    if a.shape[1] != b.shape[0]:
-        raise InputError(
-            Problem(f"a {a.shape} and b {b.shape} do not match", "b", allowed=f"b of shape ({a.shape[1]}, n)")
-        )
-    run = select("gemm", variant).run
-    threads = thread_count(threads)
-    shape = (a.shape[0], b.shape[1])
-    result = new_output(*shape) if out is None else checked_output(out, shape, a, b)
-    run(a, b, result, threads)
+    if type(b) is Packed:
+        return _gemm_packed(a, b, out, out_dtype, variant, threads)
+    chosen = select("gemm", variant)
+    if type(threads) is not int or not 0 < threads <= MAX_THREADS:
+        threads = thread_count(threads)
+    result: AnyArray
+    # Plain float32 matrices, the common case, skip the general checks: they take longer than a small product.
+    if plain(a) and plain(b) and out_dtype is None:
+        (m, k), (rows, n) = a.shape, b.shape
+        if k != rows:
+            raise _mismatch(a, b.shape)
+        if out is None:
+            result = floats(m, n)
+        elif plain(out) and out.shape == (m, n) and out.flags.carray and chosen.variant in _ISA:
+            result = out  # the C side looks for overlaps of these
+        else:
+            result = _output(out, None, (m, n), a, b)
+    else:
+        a, b = _factor(a, "a"), _factor(b, "b")
+        if a.shape[-1] != b.shape[-2]:
+            raise _mismatch(a, b.shape)
+        result = _output(out, out_dtype, _product_shape(a, b), a, b)
+    chosen.run(a, b, result, threads)
+    return result if out is None else out
+
+
+def prepack(b: AnyArray, *, variant: str | None = None) -> Packed:
+    """Puts constant weights into the order in which ``gemm`` reads them, so that it need not do so at every call.
+
+    Args:
+        b: shape (k, n), any strides: float32, float16, or bfloat16 as uint16 codes.
+        variant: the variant of ``gemm`` that will read it; by default the fastest, or
+            ``NPUKERNELS_VARIANT``.
+
+    Returns:
+        What ``gemm`` takes as ``b``, with the same bits as result. It holds a copy.
+
+    Raises:
+        InputError: bad dtype or shape, an unknown variant, or no memory.
+    """
+    b = _factor(b, "b")
+    if b.ndim != 2:
+        raise InputError(Problem(f"b has {b.ndim} dimensions, shape {b.shape}", "b", allowed="expected 2 dimensions"))
+    chosen, shape = select("gemm", variant).variant, (b.shape[0], b.shape[1])
+    if chosen not in _ISA:
+        return Packed(chosen, shape, as_float32(b).copy())
+    lib = native.require_native().lib
+    isa = getattr(lib, _ISA[chosen])
+    count = lib.npk_gemm_packed_size(isa, shape[1], shape[0])
+    packed = floats(1, count if count >= 0 else 2**62)[0]
+    status = lib.npk_gemm_pack(isa, shape[1], shape[0], _type_code(b), *operand(b), _address(packed))
+    if status:
+        native.raise_for_status(status, f"prepack {b.shape}")
+    packed.flags.writeable = False
+    return Packed(chosen, shape, packed)
+
+
+def _gemm_packed(
+    a: AnyArray, b: Packed, out: AnyArray | None, out_dtype: str | None, variant: str | None, threads: Any
+) -> AnyArray:
+    if variant is not None and select("gemm", variant).variant != b.variant:
+        what = f"b is packed for variant {b.variant!r}, not {variant!r}"
+        raise InputError(Problem(what, "variant", allowed=b.variant, hint=f"prepack(b, variant={variant!r})"))
+    if b.variant not in _ISA:
+        return gemm(a, b.data, out=out, out_dtype=out_dtype, variant=b.variant, threads=threads)
+    a, threads = _factor(a, "a"), thread_count(threads)
+    if a.shape[-1] != b.shape[0]:
+        raise _mismatch(a, b.shape)
+    result = _output(out, out_dtype, (*a.shape[:-1], b.shape[1]), a, b.data)
+    rows = a if a.ndim == 2 else a.reshape(math.prod(a.shape[:-1]), a.shape[-1])
+    if result.ndim == 2 and (result.dtype == _F32 or result.strides[1] == result.itemsize or result.size == 0):
+        _packed_product(rows, b, result, threads)
+    else:
+        flat = np.empty((rows.shape[0], b.shape[1]), result.dtype)
+        _packed_product(rows, b, flat, threads)
+        result[...] = flat.reshape(result.shape)
     return result
 
 
+def _packed_product(a: AnyArray, b: Packed, out: AnyArray, threads: int) -> None:
+    lib = native.require_native().lib
+    (m, k), n = a.shape, b.shape[1]
+    status = lib.npk_gemm_packed(
+        getattr(lib, _ISA[b.variant]), m, n, k, _type_code(a), *operand(a), _address(b.data), _type_code(out),
+        *operand(out), threads,
+    )  # fmt: skip
+    if status:
+        native.raise_for_status(status, f"gemm {a.shape} x {b.shape}")
+
+
+def as_float32(x: AnyArray) -> Array:
+    """The values of a matrix in any format of ``gemm``, exact; ``x`` itself when it is float32."""
+    values: Array = formats.decode(x, "bf16") if x.dtype == np.uint16 else x.astype(np.float32, copy=False)
+    return values
+
+
+def rounded(x: AnyArray, dtype: np.dtype[Any]) -> AnyArray:
+    """``x`` in the format that ``dtype`` stands for, to nearest even; overflow is infinite."""
+    if dtype == np.uint16:
+        codes: AnyArray = formats.encode(x, "bf16", saturate=False)
+        return codes
+    with np.errstate(over="ignore", invalid="ignore"):
+        converted: AnyArray = x.astype(dtype)
+    return converted
+
+
+def _factor(x: Any, name: str) -> AnyArray:
+    """``x`` when it is an array of at least 2 dimensions in a format of gemm; ``ml_dtypes`` become codes."""
+    if isinstance(x, np.ndarray) and x.dtype.name == "bfloat16":
+        x = x.view(np.uint16)
+    factor = array(x, name, KINDS)
+    if factor.ndim < 2:
+        problem = f"{name} has {factor.ndim} dimensions, shape {factor.shape}"
+        raise InputError(Problem(problem, name, allowed="at least 2 dimensions"))
+    return factor
+
+
+def _mismatch(a: AnyArray, b_shape: tuple[int, ...]) -> InputError:
+    return InputError(
+        Problem(f"a {a.shape} and b {b_shape} do not match", "b", allowed=f"b of shape ({a.shape[-1]}, n)")
+    )
+
+
+def _product_shape(a: AnyArray, b: AnyArray) -> tuple[int, ...]:
+    if a.ndim == b.ndim == 2:
+        return (a.shape[0], b.shape[1])
+    try:
+        lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    except ValueError:
+        problem = Problem(f"leading dimensions of a {a.shape} and b {b.shape} do not broadcast", "b")
+        raise InputError(problem) from None
+    return (*lead, a.shape[-2], b.shape[-1])
+
+
+def _output(out: Any, out_dtype: str | None, shape: tuple[int, ...], *inputs: Any) -> AnyArray:
+    if out is None and out_dtype is None:
+        return floats(*shape)
+    if out_dtype is not None and out_dtype not in FORMATS:
+        raise InputError(Problem(f"out_dtype is {out_dtype!r}"[:100], "out_dtype", allowed=", ".join(FORMATS)))
+    if out is None:
+        return floats(*shape, dtype=FORMATS[out_dtype or "fp32"])
+    if isinstance(out, np.ndarray) and out.dtype.name == "bfloat16":
+        out = out.view(np.uint16)
+    kinds = KINDS if out_dtype is None and isinstance(out, np.ndarray) and out.dtype.name in KINDS else None
+    return checked_output(out, shape, *inputs, kinds=kinds or (FORMATS[out_dtype or "fp32"],))
+
+
 @kernel("gemm", "ref")
-def _ref(a: Array, b: Array, out: Array, threads: int) -> None:
-    """``C = fl32(A B)`` with the product in float64, rounded once."""
+def _ref(a: AnyArray, b: AnyArray, out: AnyArray, threads: int) -> None:
+    """``C = fl(A B)`` with the product in float64, rounded once."""
     if not out.size:
         return
     try:
         with np.errstate(all="ignore"):
-            out[...] = a.astype(np.float64) @ b.astype(np.float64)
+            product = as_float32(a).astype(np.float64) @ as_float32(b).astype(np.float64)
+            out[...] = rounded(product, out.dtype)
     except MemoryError:
         raise InputError(f"no memory for float64 copies of {a.shape} and {b.shape}") from None
 
 
+@functools.cache
+def _numba_product() -> Callable[[Array, Array, Array], None]:
+    """Compiles the product at its first use, for numba is slow to import."""
+    from numba import njit
+
+    block = 256
+
+    @njit(nogil=True)
+    def product(a: Array, b: Array, c: Array) -> None:
+        (m, k), n = a.shape, b.shape[1]
+        for pc in range(0, k, block):
+            for jc in range(0, n, block):
+                for i in range(m):
+                    row = c[i, jc : jc + block]
+                    for p in range(pc, min(pc + block, k)):
+                        x, line = a[i, p], b[p, jc : jc + block]
+                        for j in range(row.size):
+                            row[j] += x * line[j]
+
+    compiled: Callable[[Array, Array, Array], None] = product
+    return compiled
+
+
+@kernel("gemm", "numba")
+def _numba(a: AnyArray, b: AnyArray, out: AnyArray, threads: int) -> None:
+    """Rows of C in float32, a block of B at a time; one thread."""
+    if out.size == 0 or a.shape[-1] == 0:
+        out[...] = 0
+        return
+    product, lead = _numba_product(), out.shape[:-2]
+    a32, b32 = as_float32(a), as_float32(b)
+    left, right = np.broadcast_to(a32, (*lead, *a.shape[-2:])), np.broadcast_to(b32, (*lead, *b.shape[-2:]))
+    for index in np.ndindex(lead):
+        sums = np.zeros(out.shape[-2:], np.float32)
+        product(np.ascontiguousarray(left[index]), np.ascontiguousarray(right[index]), sums)
+        out[index] = rounded(sums, out.dtype)
+
+
+_ISA = {"c-generic": "NPK_GENERIC", "c-avx2": "NPK_AVX2", "c-avx512": "NPK_AVX512"}
+
+
 @kernel("gemm", "c-generic", requires={"native"})
-def _generic(a: Array, b: Array, out: Array, threads: int) -> None:
+def _generic(a: AnyArray, b: AnyArray, out: AnyArray, threads: int) -> None:
     """Portable C11, 4 x 8 tile."""
-    _sgemm("NPK_GENERIC", a, b, out, threads)
+    _native("NPK_GENERIC", a, b, out, threads)
 
 
-@kernel("gemm", "c-avx2", requires={"native", "avx2", "fma"})
-def _avx2(a: Array, b: Array, out: Array, threads: int) -> None:
+@kernel("gemm", "c-avx2", requires={"native", "avx2", "fma", "f16c"})
+def _avx2(a: AnyArray, b: AnyArray, out: AnyArray, threads: int) -> None:
     """6 x 16 tile of fused multiply-adds."""
-    _sgemm("NPK_AVX2", a, b, out, threads)
+    _native("NPK_AVX2", a, b, out, threads)
 
 
-@kernel("gemm", "c-avx512", requires={"native", "avx512f"})
-def _avx512(a: Array, b: Array, out: Array, threads: int) -> None:
+@kernel("gemm", "c-avx512", requires={"native", "avx512f", "f16c"})
+def _avx512(a: AnyArray, b: AnyArray, out: AnyArray, threads: int) -> None:
     """14 x 32 tile of fused multiply-adds."""
-    _sgemm("NPK_AVX512", a, b, out, threads)
+    _native("NPK_AVX512", a, b, out, threads)
 
 
-def _sgemm(isa: str, a: Array, b: Array, out: Array, threads: int) -> None:
-    lib = native.require_native().lib
+def _native(isa: str, a: AnyArray, b: AnyArray, out: AnyArray, threads: int) -> None:
+    if not (a.dtype is b.dtype is out.dtype is _F32 and a.ndim == b.ndim == 2):
+        _native_batch(isa, a, b, out, threads)
+        return
+    module = native.require_native()
+    lib = module.lib
     m, k = a.shape
     n = b.shape[1]
-    status = lib.npk_sgemm(getattr(lib, isa), m, n, k, *operand(a), *operand(b), *operand(out), threads)
+    if a.flags.num & b.flags.num & out.flags.num & _IN_ORDER == _IN_ORDER:
+        buffer = module.ffi.from_buffer
+        status = lib.npk_sgemm_plain(getattr(lib, isa), m, n, k, buffer(a), buffer(b), buffer(out), threads)
+    else:
+        status = lib.npk_sgemm(getattr(lib, isa), m, n, k, *operand(a), *operand(b), *operand(out), threads)
+    if status:
+        if status == lib.NPK_EALIAS:
+            checked_output(out, out.shape, a, b)
+        native.raise_for_status(status, f"gemm {a.shape} x {b.shape}")
+
+
+def _native_batch(isa: str, a: AnyArray, b: AnyArray, out: AnyArray, threads: int) -> None:
+    """Any formats and leading dimensions: the innermost of these is a loop in C, the others loop here."""
+    if out.size == 0:
+        return
+    lead = out.shape[:-2]
+    left, right = (_readable(np.broadcast_to(x, (*lead, *x.shape[-2:])), x) for x in (a, b))
+    target = out
+    if out.itemsize == 2 and out.shape[-1] > 1 and out.strides[-1] != 2:
+        target = np.empty(out.shape, out.dtype)
+    for index in np.ndindex(lead[:-1]):
+        _one_batch(isa, left[index], right[index], target[index], threads)
+    if target is not out:
+        out[...] = target
+
+
+def _readable(x: AnyArray, source: AnyArray) -> AnyArray:
+    """``x``, or a copy when its elements are not on steps of their own size."""
+    aligned = source.flags.aligned and not any(step % source.itemsize for step in source.strides)
+    return x if aligned else np.array(x, order="C")
+
+
+def _one_batch(isa: str, a: AnyArray, b: AnyArray, out: AnyArray, threads: int) -> None:
+    lib = native.require_native().lib
+    stack = out.ndim == 3
+    batch, (m, k), n = out.shape[0] if stack else 1, a.shape[-2:], b.shape[-1]
+
+    def pieces(x: AnyArray) -> tuple[int, object, int, int, int]:
+        steps = [stride // x.itemsize for stride in x.strides]
+        columns = 1 if x.shape[-1] <= 1 else steps[-1]
+        return _type_code(x), _address(x), steps[0] if stack else 0, steps[-2], columns
+
+    status = lib.npk_gemm(
+        getattr(lib, isa), batch, m, n, k, *pieces(a), *pieces(b), *pieces(out), threads
+    )  # fmt: skip
     if status:
         native.raise_for_status(status, f"gemm {a.shape} x {b.shape}")
+
+
+def _type_code(x: AnyArray) -> int:
+    lib = native.require_native().lib
+    code: int = {4: lib.NPK_GEMM_F32}.get(x.itemsize, lib.NPK_GEMM_FP16 if x.dtype.kind == "f" else lib.NPK_GEMM_BF16)
+    return code
+
+
+def _address(x: AnyArray) -> object:
+    return native.require_native().ffi.cast("void *", x.__array_interface__["data"][0])

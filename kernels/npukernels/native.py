@@ -81,5 +81,6 @@ def raise_for_status(status: int, what: str) -> None:
         lib.NPK_EOVERFLOW: "sizes whose products exceed 63 bits",
         lib.NPK_ENOMEM: "no memory for the packing buffers",
         lib.NPK_EUNSUPPORTED: "an instruction set this CPU or build lacks",
+        lib.NPK_EALIAS: "out shares memory with an input",
     }
     raise InputError(f"{what}: {texts.get(status, f'status {status}')}")

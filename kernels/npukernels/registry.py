@@ -95,7 +95,7 @@ def select(op: str, variant: str | None = None) -> Kernel:
     Raises:
         InputError: the op or variant does not exist, or this machine cannot run it.
     """
-    table = _table(op)
+    table = _KERNELS.get(op) or _table(op)
     if variant is not None:
         if variant not in table:
             raise unknown_name(f"{op} variant", str(variant), table, "variant")
@@ -107,11 +107,10 @@ def select(op: str, variant: str | None = None) -> Kernel:
             raise unknown_name("kernel variant", forced, known, ENV_VARIANT)
         if forced in table:
             return _runnable(table[forced], ENV_VARIANT)
-    return _fastest(op)
-
-
-def _fastest(op: str) -> Kernel:
-    return next(k for k in reversed(_table(op).values()) if not k.missing)
+    for chosen in reversed(table.values()):
+        if not chosen.missing:
+            return chosen
+    raise InputError(f"no variant of {op} can run on this machine")
 
 
 def _table(op: str) -> dict[str, Kernel]:

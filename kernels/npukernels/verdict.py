@@ -4,8 +4,8 @@ PASS: every error is within the bound, ratio <= 1. The bound is proven, so no co
 fails it. MARGINAL: ratio up to 4. Units that truncate instead of rounding double the unit roundoff
 (Higham, section 2.1), and those that also drop a guard bit when they align their summands double it
 again; such a result is what the hardware gives, but not what IEEE arithmetic gives. FAIL: more than
-that, or a wrong shape or dtype, or a value that is not finite. With an integer fill the bound is
-zero: exact or FAIL.
+that, or a wrong shape or dtype, or a value that is not finite where a finite one is expected. Integers,
+and sums of the integer fill, have a bound of zero: exact or FAIL.
 
 A worst-case bound grows with k and the errors of a random sum with its square root, so for long sums
 a PASS of the ``uniform`` fill leaves room for a sloppy kernel; ``integer`` leaves none. ``max_ulp``
@@ -14,20 +14,20 @@ and ``nmse`` are given for reading, not judged.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
+from npukernels import causes, outputs
 from npukernels.cases import Case, Float64
 from npusim.errors import Finding
 
 Index: TypeAlias = tuple[int, ...]
 
 PASS, MARGINAL, FAIL = "PASS", "MARGINAL", "FAIL"
-MARGINAL_RATIO = 4.0
+MARGINAL_RATIO = causes.WITHIN
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Check:
         bad: elements outside the bound.
         first: the first of them in row-major order.
         worst: the one of largest ratio.
-        cause: a guess at what went wrong; empty for PASS.
+        cause: a guess at what went wrong, its kind before the colon; empty for PASS.
         repro: Python code that makes the case again.
     """
 
@@ -69,6 +69,20 @@ class Check:
     worst: Bad | None
     cause: str
     repro: str
+
+    @property
+    def kind(self) -> str:
+        """The kind of cause: the words before its colon."""
+        return self.cause.partition(":")[0]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field and ``kind``; numbers that JSON does not have are None."""
+        fields = asdict(self) | {"kind": self.kind}
+        for bad in (fields["first"], fields["worst"]):
+            if bad is not None:
+                bad["index"] = list(bad["index"])
+                bad.update({name: _finite(bad[name]) for name in ("expected", "got", "ratio")})
+        return fields | {name: _finite(fields[name]) for name in ("ratio", "max_ulp", "nmse")}
 
     def __str__(self) -> str:
         numbers = f"error / bound {self.ratio:.3g}, {self.max_ulp:.3g} ulp, NMSE {self.nmse:.2g}"
@@ -90,54 +104,54 @@ def check(output: Any, case: Case) -> Check:
     """Judges ``output`` against ``case``.
 
     Args:
-        output: what a kernel made of ``case.inputs``; anything else than a float32 array of the
-            expected shape is a FAIL, not an exception.
+        output: what a kernel made of ``case.inputs``; anything else than an array of the expected shape
+            in ``case.out_dtype`` is a FAIL, not an exception.
         case: from ``golden``.
     """
-    problem = _wrong_type(output, case)
+    problem = outputs.problem_of(output, case.expected.shape, case.out_dtype)
     if problem:
         inf = float("inf")
         return Check(FAIL, inf, inf, inf, int(case.expected.size), None, None, problem, case.repro)
-    got: Float64 = output.astype(np.float64)
+    got = outputs.decoded(output, case.expected.shape, case.out_dtype)
     ratios = _ratios(got, case.expected, case.bound)
     ratio = float(ratios.max(initial=0.0))
     verdict = PASS if ratio <= 1 else MARGINAL if ratio <= MARGINAL_RATIO else FAIL
     outside = ratios > 1
     first = worst = None
-    if outside.any():
+    cause = ""
+    if verdict != PASS:
         first = _bad(int(np.argmax(outside)), got, case, ratios)
         worst = _bad(int(np.argmax(ratios)), got, case, ratios)
+        evidence = causes.Evidence(got, output, outside, case)
+        cause = causes.guess(evidence) if verdict == FAIL else causes.guess_marginal(evidence)
     return Check(
         verdict=verdict,
         ratio=ratio,
-        max_ulp=_max_ulp(output, case.expected),
+        max_ulp=outputs.max_ulp(got, case.expected, case.out_dtype),
         nmse=_nmse(got, case.expected),
         bad=int(outside.sum()),
         first=first,
         worst=worst,
-        cause="" if verdict == PASS else _guess(got, outside, case),
+        cause=cause,
         repro=case.repro,
     )
 
 
-def _wrong_type(output: Any, case: Case) -> str:
-    if not isinstance(output, np.ndarray):
-        return f"wrong type: {type(output).__name__}, expected a NumPy array"
-    shape = case.expected.shape
-    if output.shape != shape:
-        swapped = output.shape == shape[::-1]
-        return f"wrong shape: {output.shape}, expected {shape}" + (", transposed" if swapped else "")
-    if output.dtype != np.float32:
-        return f"wrong dtype: {output.dtype}, expected float32"
-    return ""
+def _finite(x: float) -> float | None:
+    return x if math.isfinite(x) else None
+
+
+def _same(got: Float64, expected: Float64) -> Any:
+    """Where the two are equal; a NaN is what a NaN should be."""
+    return (got == expected) | (np.isnan(got) & np.isnan(expected))
 
 
 def _ratios(got: Float64, expected: Float64, bound: Float64) -> Float64:
-    """Error / bound; 0 where exact, infinite where not finite or where a bound of 0 is missed."""
-    error = np.abs(got - expected)
+    """Error / bound; 0 where the same, infinite where one is not finite or where a bound of 0 is missed."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = np.where(error == 0, 0.0, error / bound)
-    return np.where(np.isfinite(error), ratios, np.inf)
+        ratios = np.abs(got - expected) / bound
+    ratios = np.where(np.isfinite(got) & np.isfinite(expected), ratios, np.inf)
+    return np.where(_same(got, expected), 0.0, ratios)
 
 
 def _bad(flat: int, got: Float64, case: Case, ratios: Float64) -> Bad:
@@ -145,82 +159,10 @@ def _bad(flat: int, got: Float64, case: Case, ratios: Float64) -> Bad:
     return Bad(index, float(case.expected[index]), float(got[index]), float(ratios[index]))
 
 
-def _ordered(x: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
-    """Integers in the order of the floats, adjacent for adjacent floats, equal for both zeros."""
-    bits = np.ascontiguousarray(x).view(np.int32).astype(np.int64)
-    return np.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
-
-
-def _max_ulp(output: npt.NDArray[np.float32], expected: Float64) -> float:
-    if not np.isfinite(output).all():
-        return float("inf")
-    distance = np.abs(_ordered(output) - _ordered(expected.astype(np.float32)))
-    return float(distance.max(initial=0))
-
-
 def _nmse(got: Float64, expected: Float64) -> float:
-    if not np.isfinite(got).all():
+    differs = ~_same(got, expected)
+    error = got[differs] - expected[differs] if differs.any() else np.zeros(1)
+    noise, power = float(np.sum(error**2)), float(np.sum(expected[np.isfinite(expected)] ** 2))
+    if not math.isfinite(noise):
         return float("inf")
-    error, power = float(np.sum((got - expected) ** 2)), float(np.sum(expected**2))
-    return error / power if power else (0.0 if error == 0 else float("inf"))
-
-
-def _guess(got: Float64, outside: npt.NDArray[np.bool_], case: Case) -> str:
-    """The first explanation that accounts for every bad element."""
-    if not np.isfinite(got).all():
-        return f"non-finite: {int((~np.isfinite(got)).sum())} elements are NaN or infinite"
-    if not got.any():
-        return "not written: all elements are zero"
-    for cause, ours, theirs, bound in _rearrangements(got, case):
-        if ours.size and (_ratios(ours, theirs, bound) <= MARGINAL_RATIO).all():
-            return cause
-    return _where_it_is(outside) or _how_it_rounds(got, case)
-
-
-def _rearrangements(got: Float64, case: Case) -> Iterator[tuple[str, Float64, Float64, Float64]]:
-    """(cause, output, expected, bound) with the output as it would be had that happened."""
-    c, e = case.expected, case.bound
-    yield "sign: the output is negated", -got, c, e
-    yield "accumulated twice: the output is doubled", got / 2, c, e
-    if c.ndim != 2:
-        return
-    if c.shape[0] == c.shape[1]:
-        yield "transposed", got.T, c, e
-    if c.shape[0] > 2:
-        yield "row shift: rows are one too low (off by one)", got[1:], c[:-1], e[:-1]
-        yield "row shift: rows are one too high (off by one)", got[:-1], c[1:], e[1:]
-    if c.shape[1] > 2:
-        yield "column shift: columns are one too far right (off by one)", got[:, 1:], c[:, :-1], e[:, :-1]
-        yield "column shift: columns are one too far left (off by one)", got[:, :-1], c[:, 1:], e[:, 1:]
-
-
-def _where_it_is(outside: npt.NDArray[np.bool_]) -> str:
-    """Names the region when the bad elements keep to one."""
-    if outside.sum() == 1:
-        return "one element"
-    where = np.argwhere(outside)
-    for axis, name in ((0, "row"), (1, "column")):
-        if outside.ndim != 2 or outside.shape[axis] < 4:
-            continue
-        first, last, size = int(where[:, axis].min()), int(where[:, axis].max()), outside.shape[axis]
-        if first == last:
-            return f"one {name}: {first}"
-        if last == size - 1 and first >= size / 2:
-            return f"edge tile: only {name}s {first} to {last} of {size} are wrong"
-    return ""
-
-
-def _how_it_rounds(got: Float64, case: Case) -> str:
-    """Small errors everywhere are those of a narrow format, large ones of a wrong algorithm."""
-    nmse = _nmse(got, case.expected)
-    if np.array_equal(got, _to_bf16(got)):
-        return "precision: every element is a bf16 number, output rounded or accumulated in bf16"
-    if nmse < 1e-3:
-        return f"precision: small errors everywhere (NMSE {nmse:.1g}), inputs or sums in a narrower format"
-    return "values differ everywhere: wrong operands, strides or missing terms"
-
-
-def _to_bf16(x: Float64) -> Float64:
-    """Drops the bits that bf16 does not hold."""
-    bits = x.astype(np.float32).view(np.uint32) & np.uint32(0xFFFF0000)
-    return bits.view(np.float32).astype(np.float64)
+    return noise / power if power else (0.0 if noise == 0 else float("inf"))

@@ -15,6 +15,7 @@ from npusim.errors import InputError
         ("fp4", 4), ("int32", 32), ("int16", 16), ("int8", 8),
         ("int4", 4 + 16 / 128), ("mxfp8", 8 + 8 / 32), ("mxfp6", 6 + 8 / 32), ("mxfp4", 4 + 8 / 32),
         ("mxint8", 8 + 8 / 32), ("nvfp4", 4 + 8 / 16),
+        ("fp6_e3m2", 6), ("mxfp8_e5m2", 8 + 8 / 32), ("mxfp6_e3m2", 6 + 8 / 32),
     ],
 )  # fmt: skip
 def test_bits_include_the_share_of_the_scale(name: str, bits: float):
@@ -22,7 +23,7 @@ def test_bits_include_the_share_of_the_scale(name: str, bits: float):
 
 
 def test_every_format_is_listed_in_the_test_of_bits():
-    assert len(dtypes.FORMATS) == 18
+    assert len(dtypes.FORMATS) == 21
 
 
 @pytest.mark.parametrize(("alias", "name"), [("half", "fp16"), ("BFloat16", "bf16"), ("e4m3", "fp8"), ("FP8", "fp8")])

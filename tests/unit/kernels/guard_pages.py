@@ -32,9 +32,13 @@ class Guarded:
 
     def matrix(self, rows: int, cols: int, at_end: bool, extra: int = 0) -> np.ndarray:
         """A (rows, cols) float32 matrix that touches a guard page; ``extra`` bytes reach into it."""
-        size = rows * cols * 4
+        return self.array((rows, cols), np.float32, at_end, extra)
+
+    def array(self, shape: tuple[int, ...], dtype: type, at_end: bool, extra: int = 0) -> np.ndarray:
+        """The same of any shape and dtype."""
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         start = PAGE + extra if not at_end else (DATA_PAGES + 1) * PAGE - size + extra
-        return self._bytes[start : start + size].view(np.float32).reshape(rows, cols)
+        return self._bytes[start : start + size].view(dtype).reshape(shape)
 
 
 def plant() -> None:
@@ -68,5 +72,42 @@ def main(cases: int) -> None:
     print(ran)
 
 
+def family(cases: int) -> None:
+    """The same for 16-bit products, long columns, prepacked weights and convolutions."""
+    rng = np.random.default_rng(11)
+    areas = [Guarded() for _ in range(3)]
+    ran = 0
+    for _ in range(cases):
+        m, n, k = int(rng.integers(1, 20)), int(rng.integers(1, 70)), int(rng.integers(1, 500))
+        h, w, c, f = (int(x) for x in rng.integers(3, (12, 12, 30, 30)))
+        for at_end in (False, True):
+            for variant in [v for v in nk.variants("gemm") if v.startswith("c-")]:
+                for dtype, one in ((np.float32, 1), (np.float16, 1), (np.uint16, 0x3F80)):
+                    a, b, out = (
+                        area.array(s, dtype, at_end) for area, s in zip(areas, ((m, k), (n, k), (m, n)), strict=True)
+                    )
+                    a[...], b[...] = one, one
+                    name = {np.float32: "fp32", np.float16: "fp16", np.uint16: "bf16"}[dtype]
+                    nk.gemm(a, b.T, out=out, variant=variant)
+                    assert (nk.gemm(a, b.T, variant=variant, out_dtype=name) == out).all()
+                    packed = nk.prepack(b.T, variant=variant)
+                    assert (nk.gemm(a, packed, out=areas[2].array((m, n), np.float32, at_end)) == k).all()
+                    ran += 3
+                for op, shape in (("conv2d", (3, 3, c, f)), ("depthwise_conv2d", (3, 3, c))):
+                    x, weights = (
+                        areas[0].array((1, h, w, c), np.float32, at_end),
+                        areas[1].array(shape, np.float32, at_end),
+                    )
+                    x[...], weights[...] = 1, 1
+                    out = areas[2].array((1, h - 2, w - 2, shape[-1]), np.float32, at_end)
+                    getattr(nk, op)(x, weights, out=out, variant=variant)
+                    assert (out == (9 * c if op == "conv2d" else 9)).all()
+                    ran += 1
+    print(ran)
+
+
 if __name__ == "__main__":
-    plant() if sys.argv[1] == "plant" else main(int(sys.argv[1]))
+    if sys.argv[1] == "plant":
+        plant()
+    else:
+        (family if sys.argv[1] == "family" else main)(int(sys.argv[-1]))

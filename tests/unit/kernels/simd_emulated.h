@@ -17,6 +17,14 @@ static inline V v_load(const float *x) {
     return v;
 }
 static inline void v_store(float *x, V v) { memcpy(x, v.lane, sizeof v.lane); }
+typedef int64_t MASK; /* how many lanes */
+static inline MASK v_mask(int64_t count) { return count; }
+static inline V v_load_some(const float *x, MASK mask) {
+    V v = {{0}};
+    memcpy(v.lane, x, (size_t)mask * sizeof(float));
+    return v;
+}
+static inline void v_store_some(float *x, MASK mask, V v) { memcpy(x, v.lane, (size_t)mask * sizeof(float)); }
 static inline V v_set1(float x) {
     V v;
     for (int i = 0; i < LANES; i++)

@@ -1,10 +1,11 @@
 """Is the AVX-512 tile right? Runs on any CPU: its sources are compiled with plain C vectors instead.
 
-All but the nine intrinsics themselves is the shipped code: the 14 x 32 tile for every number of rows,
+All but the intrinsics of simd_avx512.h is the shipped code: the 14 x 32 tile for every number of rows,
 its packing widths, cache blocks and edges.
 """
 
 import ctypes
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 import npukernels as nk
 
 ROOT = Path(__file__).parents[3]
-COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+COMPILER = shutil.which(os.environ.get("CC") or "cc") or shutil.which("gcc") or shutil.which("clang")
 AVX512 = 2
 
 pytestmark = [
@@ -31,6 +32,7 @@ def sgemm(tmp_path_factory):
     header = Path(__file__).with_name("simd_emulated.h")
     sources = sorted([*ROOT.glob("csrc/common/*.c"), *ROOT.glob("csrc/gemm/*.c")])
     command = [COMPILER, *["-std=c11", "-O1", "-mfma", "-mavx2", "-ffp-contract=off", "-shared", "-fPIC", "-pthread"]]
+    command += os.environ.get("CFLAGS", "").split()  # sanitizers
     command += [f'-DNPK_SIMD_AVX512="{header}"', *map(str, sources), "-o", str(library), "-lm"]
     subprocess.run(command, check=True, capture_output=True, text=True)
     function = ctypes.CDLL(str(library)).npk_sgemm

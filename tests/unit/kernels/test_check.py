@@ -6,7 +6,7 @@ import pytest
 import npukernels as nk
 from npusim.errors import Finding, InputError
 
-FILLS = ("uniform", "integer", "adversarial")
+FILLS = ("uniform", "integer", "adversarial", "realistic")
 
 
 def _case(fill="uniform", m=12, n=12, k=64, seed=4):

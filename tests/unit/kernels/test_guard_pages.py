@@ -31,5 +31,12 @@ def test_no_kernel_touches_a_page_before_or_after_its_operands():
     assert int(done.stdout) == CASES * 2 * 4 * (len(nk.variants("gemm")) - 1)
 
 
+def test_nor_does_any_other_of_the_family():
+    done = _run("family", str(CASES))
+
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) == CASES * 2 * 11 * len([v for v in nk.variants("gemm") if v.startswith("c-")])
+
+
 def test_a_planted_overrun_is_caught():
     assert _run("plant").returncode == -signal.SIGSEGV

@@ -1,0 +1,108 @@
+"""Golden cases of the quantised products, with proven bounds.
+
+Integers are exact, bound 0. A float product whose sums of at most 128 k start from zero and are added up after
+scaling has a bound of the form ``gamma_r |X| |W|`` (Higham 2002, section 3.5), where r counts the roundings that a
+term can meet: those of its own sum, at most its length; two for each chunk that follows (product, addition); one for
+the product of two scales, one for the result.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from npukernels.cases import TINY32, U32, U64, Case, Draw, Float64, frozen, gamma, maker
+from npukernels.formats import decode, encode
+
+_CHUNK = 128
+
+
+@maker("qgemm", ("int8",), m=None, n=None, k=None, a_unsigned=0)
+def _qgemm(dtype: str, fill: str, seed: int, m: int, n: int, k: int, a_unsigned: int) -> Case:
+    """A int8, or uint8 with ``a_unsigned=1``, B int8: exact int32. ``adversarial`` holds extremes only."""
+    if max(m * k, k * n, m * n) >= 2**31:
+        raise MemoryError
+    draw = Draw(seed)
+    low, high = (0, 255) if a_unsigned else (-128, 127)
+    a, b = draw.integers(low, high, m, k), draw.integers(-128, 127, k, n)
+    if fill == "adversarial":
+        a, b = np.where(a > (low + high) / 2, high, low).astype(float), np.where(b > 0, 127.0, -128.0)
+    if fill == "realistic":  # outliers saturate
+        a = np.clip(np.rint(32 * draw.activations(m, k)) + (128 if a_unsigned else 0), low, high)
+        b = np.rint(48 * draw.bell(k, n))
+    expected = a @ b
+    dims = (("m", m), ("n", n), ("k", k), ("a_unsigned", a_unsigned))
+    inputs = frozen(a.astype("uint8" if a_unsigned else "int8"), b.astype(np.int8))
+    frozen(expected, bound := np.zeros((m, n)))
+    return Case("qgemm", dtype, fill, seed, dims, inputs, expected, bound, out_dtype="int32")
+
+
+@maker("weight_gemm", ("int4", "int8"), m=None, n=None, k=None, group=32)
+def _weight_gemm(dtype: str, fill: str, seed: int, m: int, n: int, k: int, group: int) -> Case:
+    """x float32, q, scale (groups, n): ``x (scale q)``; bound of ``compute="fp32"``."""
+    if max(m * k, k * n, m * n) >= 2**31:
+        raise MemoryError
+    draw, limit = Draw(seed), 7 if dtype == "int4" else 127
+    group = max(group, 8) // 8 * 8
+    groups = math.ceil(k / group)
+    q = draw.integers(-limit - 1, limit, k, n)
+    if fill == "integer":
+        q, x = np.clip(q, -3, 3), draw.integers(-1, 1, m, k)
+        scale = np.ones((groups, n))
+    else:
+        x = draw.activations(m, k) if fill == "realistic" else draw.uniform(m, k)
+        scale = np.abs(draw.uniform(groups, n))
+        if fill == "adversarial":
+            x, scale = x * 2.0 ** draw.integers(-10, 10, m, k), scale * 2.0 ** draw.integers(-10, 10, groups, n)
+            x = x.astype(np.float32).astype(np.float64)
+    x32, scale32 = x.astype(np.float32), scale.astype(np.float32)
+    w = scale32.astype(np.float64)[np.arange(k) // group] * q
+    expected, bound = _product(x32.astype(np.float64), w, k, group, fill == "integer" and 3 * k < 2**24)
+    dims = (("m", m), ("n", n), ("k", k), ("group", group))
+    inputs = frozen(x32, q.astype(np.int8), scale32)
+    frozen(expected, bound)
+    return Case("weight_gemm", dtype, fill, seed, dims, inputs, expected, bound)
+
+
+@maker("block_gemm", ("fp8", "fp8_e5m2", "fp6", "fp4"), m=None, n=None, k=None, block=32)
+def _block_gemm(dtype: str, fill: str, seed: int, m: int, n: int, k: int, block: int) -> Case:
+    """Codes of A and B, e8m0 codes of their scales: an MX product."""
+    if max(m * k, k * n, m * n) >= 2**31:
+        raise MemoryError
+    draw, block = Draw(seed), max(block, 1)
+    blocks = math.ceil(k / block)
+    if fill == "integer":
+        a, b = encode(draw.integers(-1, 1, m, k), dtype), encode(draw.integers(-1, 1, k, n), dtype)
+        spread = 0
+    else:
+        values = draw.bell if fill == "realistic" else draw.uniform
+        a, b = encode(4 * values(m, k), dtype), encode(4 * values(k, n), dtype)
+        spread = 10 if fill == "adversarial" else 2
+    a_scale = draw.integers(127 - spread, 127 + spread, m, blocks).astype(np.uint8)
+    b_scale = draw.integers(127 - spread, 127 + spread, blocks, n).astype(np.uint8)
+    at = np.arange(k) // block
+    left = decode(a, dtype).astype(np.float64) * decode(a_scale, "e8m0")[:, at]
+    right = decode(b, dtype).astype(np.float64) * decode(b_scale, "e8m0")[at]
+    expected, bound = _product(left, right, k, block, fill == "integer" and k < 2**24)
+    dims = (("m", m), ("n", n), ("k", k), ("block", block))
+    frozen(expected, bound)
+    return Case("block_gemm", dtype, fill, seed, dims, frozen(a, b, a_scale, b_scale), expected, bound)
+
+
+def _product(
+    x: Float64, w: npt.NDArray[Any], k: int, group: int, exact: bool
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Expected product and its bound for chunks within groups of k."""
+    expected = x @ w
+    if exact:
+        return expected, np.zeros(expected.shape)
+    chunks = math.ceil(k / group) * math.ceil(min(group, max(k, 1)) / _CHUNK)
+    roundings = min(k, group, _CHUNK) + 2 * chunks + 2
+    magnitude = np.abs(x) @ np.abs(w)
+    relative = gamma(roundings, U32) + 2 * gamma(k, U64)
+    # One underflow a product; scales are far below 2^20, so each grows by less than that.
+    bound: Float64 = (relative * magnitude + (k + chunks) * TINY32 * 2.0**20) * (1 + 8 * gamma(k + 1, U64))
+    return expected, bound

@@ -1,0 +1,228 @@
+"""Matrix product of 8-bit integers, ``qgemm``: exact sums, then one named rule of requantisation.
+
+``v[i, j] = sum over p of (A[i, p] - a_zero) (B[p, j] - b_zero[j]) + bias[j]`` is exact in every variant.
+The outputs made of it are exact too, in the sense that every variant applies the same roundings:
+
+* ``int32``: ``v``.
+* ``float32``: ``fl(fl(v) * fl(a_scale[i] * b_scale[j])) + bias[j]``, every operation rounded to binary32 once.
+* ``int8``, ``uint8`` with ``rounding="half_even"``: ``saturate(rint(fl(fl(v) * s[j])) + out_zero)`` with
+  ``s[j] = fl(a_scale b_scale[j] / out_scale)``, ties to even, as ONNX QLinearMatMul has it.
+* with ``rounding="tosa"`` or ``"tosa_double"``: ``saturate(apply_scale_32(v, multiplier[j], shift[j]) + out_zero)``
+  of the TOSA 1.0 specification, single or double rounding, with ``multiplier`` and ``shift`` from ``tosa_scale``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from npukernels import native
+from npukernels.arguments import array, contiguous, output, pointer, thread_count
+from npukernels.int8_packing import PackedInt8, prepack_int8, unpack_int8
+from npukernels.registry import kernel, select
+from npukernels.rescale import Rescale, finish, make_rescale
+from npusim.errors import InputError, Problem
+
+Any8: TypeAlias = npt.NDArray[Any]
+
+_S32_MAX = 2**31 - 1
+
+
+def qgemm(
+    a: Any8,
+    b: Any8 | PackedInt8,
+    *,
+    a_zero: int = 0,
+    b_zero: int | Any8 = 0,
+    a_scale: float | Any8 = 1.0,
+    b_scale: float | Any8 = 1.0,
+    bias: Any8 | None = None,
+    out_dtype: str = "int32",
+    out_scale: float = 1.0,
+    out_zero: int = 0,
+    rounding: str = "half_even",
+    out: Any8 | None = None,
+    variant: str | None = None,
+    threads: int = 1,
+) -> Any8:
+    """Integer matrix product with zero points, scales and requantisation; the module text has the equations.
+
+    Args:
+        a: int8 or uint8, shape (m, k).
+        b: int8 or uint8, shape (k, n), or what ``prepack_int8`` made of it.
+        a_zero: zero point of ``a``, in its range.
+        b_zero: zero point of ``b``, in its range; a number, or int32 of shape (n,).
+        a_scale: scale of ``a``, positive; float32 of shape (m,) is allowed when the output is float32.
+        b_scale: scale of ``b``, positive; a number, or float32 of shape (n,).
+        bias: shape (n,), int32 (added to the sums), or float32 when the output is float32.
+        out_dtype: ``int32`` (takes no scales), ``float32``, ``int8`` or ``uint8``.
+        out_scale: scale of an int8 or uint8 output, positive.
+        out_zero: zero point of an int8 or uint8 output.
+        rounding: ``half_even``, ``tosa`` or ``tosa_double``.
+        out: C-contiguous array of ``out_dtype``, shape (m, n), that shares no memory with the inputs.
+        variant: one of ``variants("qgemm")``; by default the fastest, or ``NPUKERNELS_VARIANT``.
+        threads: threads to use, 1 to 64; the result is the same for any number.
+
+    Returns:
+        ``out``, or a new array.
+
+    Raises:
+        InputError: bad dtype, shape, zero point or scale, a ``k`` for which a sum could leave the range of
+            int32, or a variant that does not exist or cannot run here.
+    """
+    a = _left(a)
+    m, k = a.shape
+    n = _columns(b, k)
+    run = select("qgemm", variant).run
+    threads = thread_count(threads)
+    inputs = (a, b.panels) if isinstance(b, PackedInt8) else (a, b)
+    result = _result(out, (m, n), out_dtype, inputs)
+    packed = b if isinstance(b, PackedInt8) else prepack_int8(b, threads=threads)
+    zeros = _zero_points(a, packed, a_zero, b_zero)
+    rescale = make_rescale(m, n, out_dtype, a_scale, b_scale, bias, out_scale, out_zero, rounding)
+    _refuse_overflow(a, packed, zeros, rescale)
+    run(a, packed, zeros, rescale, result, threads)
+    return result
+
+
+@dataclass(frozen=True)
+class ZeroPoints:
+    """Zero points as the kernels take them.
+
+    Args:
+        a: of A.
+        b: int32 (n,) of B as packed, i.e. 128 less for a uint8 B; None where all are zero.
+    """
+
+    a: int
+    b: npt.NDArray[np.int32] | None
+
+
+@kernel("qgemm", "ref")
+def _ref(a: Any8, b: PackedInt8, zeros: ZeroPoints, rescale: Rescale, out: Any8, threads: int) -> None:
+    """``V = (A - za) (B - zb) + bias`` in int64, then ``rescale.finish``."""
+    left = a.astype(np.int64) - zeros.a
+    right = unpack_int8(b).astype(np.int64) - (0 if zeros.b is None else zeros.b)
+    finish(left @ right, rescale, out)
+
+
+@kernel("qgemm", "numba")
+def _numba(a: Any8, b: PackedInt8, zeros: ZeroPoints, rescale: Rescale, out: Any8, threads: int) -> None:
+    """The same sums by loops that numba compiles; int32 modulo 2^32."""
+    from npukernels.qgemm_numba import sums
+
+    zero = np.zeros(b.n, np.int32) if zeros.b is None else zeros.b
+    finish(sums(a, unpack_int8(b), np.int32(zeros.a), zero).astype(np.int64), rescale, out)
+
+
+@kernel("qgemm", "c-generic", requires={"native"})
+def _generic(a: Any8, b: PackedInt8, zeros: ZeroPoints, rescale: Rescale, out: Any8, threads: int) -> None:
+    """Portable C11, 4 x 16 tile."""
+    _qgemm("NPK_GENERIC", a, b, zeros, rescale, out, threads)
+
+
+@kernel("qgemm", "c-avx2", requires={"native", "avx2"})
+def _avx2(a: Any8, b: PackedInt8, zeros: ZeroPoints, rescale: Rescale, out: Any8, threads: int) -> None:
+    """6 x 16 tile of vpmaddwd on sign-extended pairs."""
+    _qgemm("NPK_AVX2", a, b, zeros, rescale, out, threads)
+
+
+@kernel("qgemm", "c-vnni", requires={"native", "avx512f", "avx512bw", "avx512vl", "avx512_vnni"})
+def _vnni(a: Any8, b: PackedInt8, zeros: ZeroPoints, rescale: Rescale, out: Any8, threads: int) -> None:
+    """14 x 32 tile of vpdpbusd; a signed A is moved by 128."""
+    _qgemm("NPK_AVX512", a, b, zeros, rescale, out, threads)
+
+
+def _qgemm(isa: str, a: Any8, b: PackedInt8, zeros: ZeroPoints, rescale: Rescale, out: Any8, threads: int) -> None:
+    module = native.require_native()
+    lib, null = module.lib, module.ffi.NULL
+    b_zero = null if zeros.b is None else pointer(zeros.b)
+    bias, row_scale, scale, float_bias, shift = rescale.pointers
+    panels, sums = b.pointers
+    status = lib.npk_qgemm(
+        getattr(lib, isa), a.shape[0], b.n, b.k, pointer(a), a.shape[1], a.dtype == np.int8,
+        panels, sums, zeros.a, b_zero, bias, getattr(lib, rescale.kind), row_scale, scale,
+        float_bias, shift, rescale.double_round, rescale.zero, pointer(out), threads,
+    )  # fmt: skip
+    if status:
+        native.raise_for_status(status, f"qgemm {a.shape} x {(b.k, b.n)}")
+
+
+def _columns(b: Any, k: int) -> int:
+    """Number of columns of ``b``, checked against ``k``."""
+    if isinstance(b, PackedInt8):
+        rows, n = b.k, b.n
+    else:
+        rows, n = array(b, "b", ("int8", "uint8"), (2,)).shape
+    if rows != k:
+        raise InputError(Problem(f"b has {rows} rows, a has {k} columns", "b", allowed=f"b of shape ({k}, n)"))
+    return n
+
+
+# dtype.name takes microseconds; comparing dtypes does not.
+_DTYPES = {name: np.dtype(name) for name in ("int32", "float32", "int8", "uint8")}
+_BYTES = (_DTYPES["int8"], _DTYPES["uint8"])
+_NO_ZEROS = ZeroPoints(0, None)
+
+
+def _left(a: Any) -> Any8:
+    if type(a) is np.ndarray and a.dtype in _BYTES and a.ndim == 2 and a.flags.c_contiguous:
+        return a
+    return contiguous(array(a, "a", ("int8", "uint8"), (2,)))
+
+
+def _result(out: Any, shape: tuple[int, int], name: Any, inputs: tuple[Any8, ...]) -> Any8:
+    dtype = _DTYPES.get(name) if isinstance(name, str) else None
+    if dtype is None:
+        raise InputError(Problem(f"out_dtype is {name!r}"[:100], "out_dtype", allowed="int32, float32, int8 or uint8"))
+    if type(out) is np.ndarray and out.dtype == dtype and out.shape == shape:
+        flags = out.flags
+        usable = flags.c_contiguous and flags.writeable and flags.aligned
+        if usable and not any(np.may_share_memory(out, x) for x in inputs):
+            return out
+    return output(out, shape, name, *inputs)
+
+
+def _zero_points(a: Any8, b: PackedInt8, a_zero: Any, b_zero: Any) -> ZeroPoints:
+    if type(a_zero) is int and type(b_zero) is int and a_zero == b_zero == 0:
+        return _NO_ZEROS if b.dtype == "int8" else ZeroPoints(0, b.moved_zero)
+    left = _whole(a_zero, "a_zero", a.dtype.name)
+    shift = 128 if b.dtype == "uint8" else 0
+    if isinstance(b_zero, np.ndarray) and b_zero.ndim:
+        kinds = ("int32", "int8", "uint8")
+        values = array(b_zero, "b_zero", kinds, (1,)).astype(np.int32)
+        if values.shape != (b.n,):
+            raise InputError(Problem(f"b_zero has shape {values.shape}", "b_zero", allowed=f"({b.n},)"))
+        for value in (values.min(initial=0), values.max(initial=0)):
+            _whole(value, "b_zero", b.dtype)
+        moved = values - np.int32(shift)
+        return ZeroPoints(left, moved if moved.any() else None)
+    right = _whole(b_zero, "b_zero", b.dtype) - shift
+    return ZeroPoints(left, np.full(b.n, right, np.int32) if right else None)
+
+
+def _whole(value: Any, name: str, dtype: str) -> int:
+    low, high = (-128, 127) if dtype == "int8" else (0, 255)
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not low <= value <= high:
+        raise InputError(Problem(f"{name} is {value!r}"[:100], name, allowed=f"an integer from {low} to {high}"))
+    return int(value)
+
+
+def _refuse_overflow(a: Any8, b: PackedInt8, zeros: ZeroPoints, rescale: Rescale) -> None:
+    """Refuses a k for which some operands of these dtypes and zero points would leave the range of int32."""
+    low, high = (-128, 127) if a.dtype == np.int8 else (0, 255)
+    largest_a = max(high - zeros.a, zeros.a - low)
+    largest_b = 128
+    if zeros.b is not None and b.n:
+        largest_b = max(127 - int(zeros.b.min()), int(zeros.b.max()) + 128)
+    bias = 0 if rescale.bias is None or not rescale.bias.size else int(np.abs(rescale.bias.astype(np.int64)).max())
+    if b.k * largest_a * largest_b + bias > _S32_MAX:
+        limit = max(0, (_S32_MAX - bias) // (largest_a * largest_b))
+        raise InputError(
+            Problem(f"k = {b.k} is so long that a sum could exceed int32", "a", allowed=f"k <= {limit} here")
+        )

@@ -1,0 +1,128 @@
+"""Largest elements of rows, ``topk``, and the routing of tokens to experts that is made of it, ``route``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from npukernels import native
+from npukernels.activations import sigmoid
+from npukernels.arguments import Array, array, pointer, thread_count
+from npukernels.norms import softmax
+from npukernels.registry import kernel, select
+from npukernels.rowargs import INSTRUCTION_SETS, as_rows
+from npusim.errors import InputError, Problem
+
+Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Routing:
+    """Which expert computes which token.
+
+    Args:
+        weights: float32 (tokens, k), what each expert's result is multiplied by.
+        experts: int64 (tokens, k), descending by score, equal scores by index.
+        order: int64 (tokens k,), the pairs ``token k + slot`` sorted by expert, then by token: the rows of a grouped
+            GEMM are ``x[order // k]``.
+        offsets: int64 (experts + 1,), where each expert's rows begin in ``order``.
+    """
+
+    weights: Array
+    experts: Indices
+    order: Indices
+    offsets: Indices
+
+
+def topk(x: Array, k: int, *, variant: str | None = None, threads: int = 1) -> tuple[Array, Indices]:
+    """The k largest elements of every row, descending.
+
+    Args:
+        x: float32, shape (..., n); rows may lie apart when it is 2-D. NaN ranks above all numbers.
+        k: how many, from 0 to n.
+        variant: one of ``variants("topk")``; by default the fastest.
+        threads: threads to use, 1 to 64; the result has the same bits for any number.
+
+    Returns:
+        Values, float32, and indices, int64, both (..., k); equal values are in the order of their indices.
+
+    Raises:
+        InputError: bad dtype, shape or k, or a variant that does not exist or cannot run here.
+    """
+    x = array(x, "x", ("float32",))
+    if x.ndim == 0 or isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 0 <= k <= x.shape[-1]:
+        allowed = f"0 to {x.shape[-1]}" if x.ndim else "an array of at least 1 dimension"
+        raise InputError(Problem(f"no {k!r} largest of rows of shape {x.shape}"[:120], "k", allowed=allowed))
+    run = select("topk", variant).run
+    values, indices = np.empty((*x.shape[:-1], k), np.float32), np.empty((*x.shape[:-1], k), np.int64)
+    run(x, int(k), values, indices, thread_count(threads))
+    return values, indices
+
+
+def route(
+    logits: Array,
+    k: int,
+    *,
+    scoring: str = "softmax",
+    renormalize: bool = True,
+    variant: str | None = None,
+    threads: int = 1,
+) -> Routing:
+    """Routes tokens to their k best experts: score, top-k, renormalise, sort by expert.
+
+    Args:
+        logits: float32, shape (tokens, experts).
+        k: experts a token, from 0 to experts.
+        scoring: ``softmax`` over the experts, or ``sigmoid`` of each.
+        renormalize: whether the weights of a token are divided by their sum.
+        variant: of ``topk`` and the scoring; by default the fastest.
+        threads: threads to use, 1 to 64.
+
+    Returns:
+        See ``Routing``.
+
+    Raises:
+        InputError: bad dtype, shape, k or scoring, or a variant that does not exist or cannot run here.
+    """
+    logits = array(logits, "logits", ("float32",), (2,))
+    if scoring not in ("softmax", "sigmoid"):
+        problem = Problem(f"scoring is {scoring!r}"[:100], "scoring", allowed="'softmax' or 'sigmoid'")
+        raise InputError(problem)
+    score = softmax if scoring == "softmax" else sigmoid
+    weights, experts = topk(score(logits, variant=variant, threads=threads), k, variant=variant, threads=threads)
+    if renormalize:
+        with np.errstate(invalid="ignore"):
+            weights /= weights.sum(axis=1, keepdims=True)
+    chosen, count = experts.ravel(), logits.shape[1]
+    # NumPy sorts 16-bit integers by radix.
+    order = np.argsort(chosen.astype(np.uint16) if count < 2**16 else chosen, kind="stable")
+    offsets = np.concatenate(([0], np.cumsum(np.bincount(chosen, minlength=count))))
+    return Routing(weights, experts, order.astype(np.int64), offsets.astype(np.int64))
+
+
+@kernel("topk", "ref")
+def _ref(x: Array, k: int, values: Array, indices: Indices, threads: int) -> None:
+    """A stable sort by NaN first, then by descending value."""
+    order = np.lexsort((-x, ~np.isnan(x)), axis=-1)[..., :k]
+    indices[...] = order
+    values[...] = np.take_along_axis(x, order, axis=-1)
+
+
+def _compiled(isa: str) -> Callable[[Any, int, Array, Indices, int], None]:
+    def run(x: Any, k: int, values: Array, indices: Indices, threads: int) -> None:
+        lib = native.require_native().lib
+        x, (source, rows, columns, apart) = as_rows(x)
+        results = pointer(values), pointer(indices)
+        status = lib.npk_topk(getattr(lib, isa), rows, columns, k, source, apart, *results, threads)
+        if status:
+            native.raise_for_status(status, f"topk {x.shape}")
+
+    return run
+
+
+for _variant, (_isa, _requires) in INSTRUCTION_SETS.items():
+    kernel("topk", _variant, requires=_requires)(_compiled(_isa))

@@ -1,0 +1,218 @@
+"""Is every variant of qgemm exact, for any shape, layout, zero point, output and thread count?"""
+
+import itertools
+
+import numpy as np
+import pytest
+
+import npukernels as nk
+from npukernels.rescale import apply_scale_32, tosa_scale
+from npusim.errors import InputError
+
+VARIANTS = nk.variants("qgemm")
+NATIVE = [v for v in VARIANTS if v.startswith("c-")]
+SIZES = (0, 1, 2, 3, 4, 5, 7, 13, 15, 16, 17, 31, 33, 61)
+DTYPES = [(a, b) for a in ("int8", "uint8") for b in ("int8", "uint8")]
+
+
+def _shapes():
+    rng = np.random.default_rng(3)
+    small = sorted({tuple(int(x) for x in rng.choice(SIZES, 3)) for _ in range(240)})
+    large = [(1, 2000, 5), (2000, 1, 5), (3, 17, 5003), (4, 18, 1025), (193, 40, 513), (7, 530, 1030), (197, 515, 9)]
+    return [(0, 5, 7), (5, 0, 7), (5, 7, 0), (1, 1, 1), *small, *large]
+
+
+SHAPES = _shapes()
+
+
+def _draw(rng, dtype, *shape):
+    info = np.iinfo(dtype)
+    return rng.integers(info.min, info.max, shape, dtype, endpoint=True)
+
+
+def _exact(a, b, a_zero=0, b_zero=0):
+    return (a.astype(np.int64) - a_zero) @ (b.astype(np.int64) - b_zero)
+
+
+def test_there_are_as_many_shapes_as_promised():
+    assert len(SHAPES) >= 200
+
+
+@pytest.mark.parametrize(("left", "right"), DTYPES)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_sums_are_exact(variant, left, right):
+    rng = np.random.default_rng(1)
+    for m, n, k in SHAPES:
+        a, b = _draw(rng, left, m, k), _draw(rng, right, k, n)
+        a_zero, b_zero = int(_draw(rng, left)), _draw(rng, right, n)
+
+        plain = nk.qgemm(a, b, variant=variant)
+        shifted = nk.qgemm(a, nk.prepack_int8(b), a_zero=a_zero, b_zero=b_zero, variant=variant)
+
+        assert plain.dtype == np.int32
+        assert np.array_equal(plain, _exact(a, b)), (m, n, k)
+        assert np.array_equal(shifted, _exact(a, b, a_zero, b_zero.astype(np.int64))), (m, n, k)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(("x", "y"), [(-128, -128), (127, -128), (255, -128), (255, 127), (0, -128)])
+def test_extremes_do_not_saturate(variant, x, y):
+    for m, n, k in [(1, 16, 8), (7, 33, 1030), (1, 17, 65793)]:
+        a = np.full((m, k), x, np.uint8 if x > 127 else np.int8)
+        assert (nk.qgemm(a, np.full((k, n), y, np.int8), variant=variant) == x * y * k).all()
+
+
+def test_a_k_that_could_overflow_is_refused_and_the_last_one_that_cannot_is_not():
+    for dtype, limit, value in (("int8", 131071, -128), ("uint8", 65793, 255)):
+        b = np.full((limit, 1), -128, np.int8)
+        a = np.full((1, limit), value, dtype)
+        assert nk.qgemm(a, b)[0, 0] == value * -128 * limit
+        more = np.zeros((1, limit + 1), dtype), np.zeros((limit + 1, 1), np.int8)
+        with pytest.raises(InputError, match=f"could exceed int32.*k <= {limit}"):
+            nk.qgemm(*more)
+        with pytest.raises(InputError, match="could exceed int32"):
+            nk.qgemm(a, b, a_zero=1 if dtype == "int8" else 255, b_zero=5)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_layouts_and_packing_do_not_change_a_sum(variant):
+    rng = np.random.default_rng(5)
+    for m, n, k in [(37, 53, 41), (1, 64, 48), (6, 16, 16), (3, 35, 19)]:
+        a, b = _draw(rng, "uint8", m, k), _draw(rng, "int8", k, n)
+        wide = np.zeros((3 * k, 2 * n + 1), np.int8)
+        wide[::3, 1::2] = b
+        views = (b, np.asfortranarray(b), wide[::3, 1::2], b[::-1, ::-1].copy()[::-1, ::-1], nk.prepack_int8(b))
+        lefts = (a, np.asfortranarray(a), np.pad(a, ((0, 0), (2, 5)))[:, 2:-5], a[::-1].copy()[::-1])
+        for left, right in itertools.product(lefts, views):
+            assert np.array_equal(nk.qgemm(left, right, variant=variant), _exact(a, b))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_float_outputs_round_as_documented(variant):
+    rng = np.random.default_rng(6)
+    for m, n, k in [(5, 33, 70), (1, 16, 4), (3, 600, 9)]:
+        a, b = _draw(rng, "int8", m, k), _draw(rng, "int8", k, n)
+        rows, columns, bias = (rng.random(size, dtype=np.float32) + 0.1 for size in (m, n, n))
+
+        got = nk.qgemm(a, b, a_scale=rows, b_scale=columns, bias=bias, out_dtype="float32", variant=variant)
+
+        expected = _exact(a, b).astype(np.float32) * (rows[:, None] * columns) + bias
+        assert np.array_equal(got, expected)
+
+
+@pytest.mark.parametrize("out_dtype", ["int8", "uint8"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_requantisation_rounds_half_to_even_and_saturates(variant, out_dtype):
+    values = np.arange(-64, 64, dtype=np.int8)[:, None]  # times 0.5: every second one is a tie
+    low, high = np.iinfo(out_dtype).min, np.iinfo(out_dtype).max
+    for scale, zero in ((0.5, 3), (2.5, 0), (100.0, 7)):
+        got = nk.qgemm(
+            values, np.ones((1, 17), np.int8), a_scale=scale, out_dtype=out_dtype, out_zero=zero, variant=variant
+        )
+        expected = np.clip(np.rint(values * scale) + zero, low, high)
+        assert np.array_equal(got, np.tile(expected, 17).astype(out_dtype))
+
+
+def _tosa(value, multiplier, shift, double):
+    """apply_scale_32 of TOSA 1.0 in Python integers."""
+    rounding = 1 << (shift - 1)
+    if double and shift > 31:
+        rounding += (1 << 30) if value >= 0 else -(1 << 30)
+    return (value * multiplier + rounding) >> shift
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("rounding", ["tosa", "tosa_double"])
+def test_fixed_point_requantisation_follows_tosa(variant, rounding):
+    rng = np.random.default_rng(8)
+    a, b = _draw(rng, "int8", 9, 300), _draw(rng, "int8", 300, 21)
+    scale = (2.0 ** rng.uniform(-20, 1, 21)).astype(np.float32)
+    bias = rng.integers(-9999, 9999, 21, np.int32)
+
+    got = nk.qgemm(a, b, b_scale=scale, bias=bias, out_dtype="int8", out_zero=-5, rounding=rounding, variant=variant)
+
+    pairs = [tosa_scale(float(s)) for s in scale]
+    sums = (_exact(a, b) + bias).tolist()
+    for i, j in itertools.product(range(9), range(21)):
+        value = _tosa(sums[i][j], *pairs[j], rounding == "tosa_double") - 5
+        assert got[i, j] == min(max(value, -128), 127)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_large_scale_saturates_instead_of_wrapping(variant):
+    a, b = np.array([[100], [-100], [0]], np.int8), np.full((1, 17), 100, np.int8)
+    got = nk.qgemm(a, b, a_scale=2.0**27, out_dtype="int8", rounding="tosa", variant=variant)
+    assert (got == np.array([[127], [-128], [0]])).all()
+
+
+def test_tosa_multipliers_are_normalised_and_close():
+    for scale in (2.0**-32, 1e-7, 0.3, 1 - 2.0**-40, 1.0, 7.7, 2.0**28):
+        multiplier, shift = tosa_scale(scale)
+        assert 2**30 <= multiplier < 2**31 and 2 <= shift <= 62
+        assert abs(multiplier / 2**shift - scale) <= scale * 2.0**-31
+    for value, shift in itertools.product((-(2**31), -1, 0, 1, 2**31 - 1), (2, 31, 32, 62)):
+        for double in (False, True):
+            got = apply_scale_32(np.array(value, np.int64), 2**30, shift, double_round=double)
+            assert int(got) == _tosa(value, 2**30, shift, double)
+
+
+@pytest.mark.parametrize("variant", NATIVE)
+def test_threads_do_not_change_a_bit(variant):
+    rng = np.random.default_rng(2)
+    for m, n, k in [(400, 99, 300), (2, 3000, 900), (99, 700, 700)]:
+        a, b = _draw(rng, "uint8", m, k), _draw(rng, "int8", k, n)
+        for threads in (1, 2, 5, 64):
+            assert np.array_equal(nk.qgemm(a, b, variant=variant, threads=threads), _exact(a, b))
+
+
+A, B = np.ones((4, 6), np.int8), np.ones((6, 5), np.int8)
+BAD = {
+    "dtype of a": (dict(a=A.astype(np.int16)), "a has dtype int16"),
+    "dtype of b": (dict(b=B.astype(np.float32)), "b has dtype float32"),
+    "1-D": (dict(a=A[0]), "a has 1 dimensions"),
+    "list": (dict(a=[[1]]), "a is a list"),
+    "k": (dict(b=B[:5]), "b has 5 rows, a has 6 columns"),
+    "a_zero": (dict(a_zero=128), "a_zero is 128.*from -128 to 127"),
+    "a_zero type": (dict(a_zero=1.0), "a_zero is 1.0"),
+    "b_zero": (dict(b_zero=np.full(5, 200, np.int32)), "b_zero is .*200.*from -128 to 127"),
+    "b_zero shape": (dict(b_zero=np.zeros(4, np.int32)), r"b_zero has shape \(4,\)"),
+    "out_dtype": (dict(out_dtype="int16"), "out_dtype is 'int16'"),
+    "scaled int32": (dict(a_scale=2.0), "an int32 output takes no scales"),
+    "scale": (dict(a_scale=0.0, out_dtype="float32"), "a_scale is not positive"),
+    "nan": (dict(b_scale=float("nan"), out_dtype="int8"), "b_scale is not positive"),
+    "scale shape": (dict(b_scale=np.ones(4, np.float32), out_dtype="int8"), r"b_scale has shape \(4,\)"),
+    "bias dtype": (dict(bias=np.ones(5)), "bias has dtype float64"),
+    "bias shape": (dict(bias=np.ones(4, np.int32)), r"bias has shape \(4,\)"),
+    "out_zero": (dict(out_dtype="uint8", out_zero=-1), "out_zero is -1"),
+    "rounding": (dict(out_dtype="int8", rounding="up"), "unknown rounding"),
+    "tosa scale": (dict(out_dtype="int8", rounding="tosa", a_scale=1e-12), "from 2.-32"),
+    "out shape": (dict(out=np.zeros((5, 4), np.int32)), r"out has shape \(5, 4\)"),
+    "out dtype": (dict(out=np.zeros((4, 5), np.int64)), "out has dtype int64"),
+    "out strides": (dict(out=np.zeros((5, 4), np.int32).T), "out is not C-contiguous"),
+    "threads": (dict(threads=0), "threads is 0"),
+    "variant": (dict(variant="c-avx3"), "unknown qgemm variant"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_calls_are_one_clear_error(name):
+    arguments, message = BAD[name]
+    with pytest.raises(InputError, match=message):
+        nk.qgemm(**{"a": A, "b": B, **arguments})
+
+
+def test_out_that_shares_memory_or_is_read_only_is_refused():
+    buffer = np.zeros(400, np.int8)
+    with pytest.raises(InputError, match="shares memory"):
+        nk.qgemm(buffer[:24].reshape(4, 6), B, out=buffer[:80].view(np.int32).reshape(4, 5))
+    out = np.zeros((4, 5), np.int32)
+    out.flags.writeable = False
+    with pytest.raises(InputError, match="read-only"):
+        nk.qgemm(A, B, out=out)
+
+
+@pytest.mark.parametrize("fill", ["uniform", "integer", "adversarial"])
+def test_golden_cases_are_exact(fill):
+    for unsigned, variant in itertools.product((0, 1), VARIANTS):
+        case = nk.golden("qgemm", m=20, n=30, k=50, a_unsigned=unsigned, dtype="int8", fill=fill)
+        assert np.array_equal(nk.qgemm(*case.inputs, variant=variant), case.expected) and not case.bound.any()

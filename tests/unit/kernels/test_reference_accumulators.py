@@ -1,0 +1,87 @@
+"""Does the settable accumulator do what its name says?"""
+
+import numpy as np
+import pytest
+
+import npukernels as nk
+from npusim.errors import InputError
+
+
+def _factors(m=7, n=5, k=96, seed=2):
+    return nk.golden("gemm", m=m, n=n, k=k, seed=seed).inputs
+
+
+def test_fp16_and_fp32_sums_are_those_of_numpy():
+    a, b = _factors()
+    for dtype, name in ((np.float16, "fp16"), (np.float32, "fp32")):
+        total = np.zeros((7, 5), dtype)
+        for p in range(a.shape[1]):
+            total = (total.astype(float) + a[:, p : p + 1].astype(float) * b[p].astype(float)).astype(dtype)
+        assert np.array_equal(nk.reference.gemm(a, b, accumulate=name), total)
+
+
+@pytest.mark.skipif("c-avx2" not in nk.variants("gemm"), reason="this CPU or build lacks avx2 and fma")
+def test_our_own_kernel_is_explained_bit_for_bit():
+    """The contract of docs/kernels-gemm.md: equal blocks of at most 384, each one chain, added in order."""
+    a, b = _factors(k=900)
+    expected = nk.reference.gemm(a, b, accumulate="fp32", chunk=300)
+    assert np.mean(nk.gemm(a, b, variant="c-avx2") == expected) > 0.97  # float64 adders round twice, rarely
+
+
+def test_narrow_formats_round_to_their_mantissa():
+    x = np.array([1 + 2.0**-11, 1 + 3 * 2.0**-11, 65520.0, -1e9, 2.0**-25, np.nan])
+    with np.errstate(over="ignore"):
+        assert np.array_equal(nk.reference.round_to(x, "fp16"), x.astype(np.float16).astype(float), equal_nan=True)
+    assert nk.reference.round_to(np.array([1 + 2.0**-13 + 2.0**-14]), "fp22")[0] == 1 + 2 * 2.0**-13
+    assert nk.reference.round_to(np.array([1 + 2.0**-13 + 2.0**-14]), "fp22", "truncate")[0] == 1 + 2.0**-13
+    assert nk.reference.round_to(np.array([1e9]), "fp16", "truncate")[0] == 65504
+
+
+def test_rounding_a_chunk_once_is_closer_than_rounding_every_add():
+    a, b = _factors(k=512)
+    exact = a.astype(float) @ b.astype(float)
+    error = {
+        how: np.abs(nk.reference.gemm(a, b, accumulate="bf16", chunk=128, round_every=how) - exact).mean()
+        for how in ("add", "chunk")
+    }
+    assert error["chunk"] < error["add"] / 3
+
+
+def test_scales_multiply_the_chunk_sums():
+    a, b = _factors(k=64)
+    rows, cols = 2.0 ** np.arange(14).reshape(7, 2), 2.0 ** -np.arange(10.0).reshape(2, 5)
+    scaled = nk.reference.gemm(a, b, accumulate="fp64", chunk=32, a_scale=rows, b_scale=cols)
+    big_a = a.astype(float) * np.repeat(rows, 32, axis=1)
+    big_b = b.astype(float) * np.repeat(cols, 32, axis=0)
+    assert np.allclose(scaled, big_a @ big_b, rtol=1e-12, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "truth",
+    [
+        {"accumulate": "bf16", "chunk": 0, "order": "sequential", "rounding": "nearest"},
+        {"accumulate": "fp22", "chunk": 32, "order": "pairwise", "rounding": "truncate"},
+        {"accumulate": "fp16", "chunk": 128, "order": "reverse", "rounding": "nearest"},
+    ],
+)
+def test_the_accumulator_of_an_output_is_found(truth):
+    a, b = _factors(k=200)
+    output = nk.reference.gemm(a, b, **truth).astype(np.float32)
+
+    best, second = nk.reference.hypotheses(output, a, b)[:2]
+
+    assert best.settings == truth and best.identical == 1 and best.error == 0
+    assert second.identical < 1
+
+
+@pytest.mark.parametrize("change", [
+    {"accumulate": "fp8"}, {"chunk": -1}, {"order": "any"}, {"rounding": "up"}, {"outer": "x"}, {"round_every": "k"},
+    {"a_scale": np.ones((2, 2))},
+])  # fmt: skip
+def test_bad_settings(change):
+    a, b = _factors()
+    with pytest.raises(InputError):
+        nk.reference.gemm(a, b, **change)
+    with pytest.raises(InputError):
+        nk.reference.gemm(a, a)
+    assert nk.reference.gemm(a[:, :0], b[:0]).shape == (7, 5)
