@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -19,6 +19,11 @@ from npukernels.native import cpu_features, native_available
 from npusim.errors import InputError, Problem, unknown_name
 
 ENV_VARIANT = "NPUKERNELS_VARIANT"
+
+# os.environ.get raises and catches an exception for a variable that is not set, at a microsecond a call;
+# the dictionary behind it, where the interpreter has one, answers at once.
+_ENVIRONMENT: Mapping[Any, Any] = getattr(os.environ, "_data", os.environ)
+_ENV_KEY = os.environ.encodekey(ENV_VARIANT) if _ENVIRONMENT is not os.environ else ENV_VARIANT
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -100,8 +105,9 @@ def select(op: str, variant: str | None = None) -> Kernel:
         if variant not in table:
             raise unknown_name(f"{op} variant", str(variant), table, "variant")
         return _runnable(table[variant], "variant")
-    forced = os.environ.get(ENV_VARIANT)
+    forced = _ENVIRONMENT.get(_ENV_KEY)
     if forced:
+        forced = os.fsdecode(forced)
         known = {name for kernels in _KERNELS.values() for name in kernels}
         if forced not in known:
             raise unknown_name("kernel variant", forced, known, ENV_VARIANT)
