@@ -92,7 +92,8 @@ static void price(const nps_tile_chip *c, const nps_tile_gemm *g, const candidat
     }
     double partial = t->split > 1 ? 2 * t->split * g->groups * g->m * g->n * ACCUMULATOR_BYTES : 0;
     double spilled = max2(partial - c->shared_bytes, 0);
-    r->dram_bytes = a_once * g->a_cold * a_again + b_once * g->b_cold * b_again + out_once * g->out_cold + spilled;
+    double a_dram = a_once * g->a_cold * a_again, b_dram = b_once * g->b_cold * b_again;
+    r->dram_bytes = a_dram + b_dram + out_once * g->out_cold + spilled;
     r->dram_s = r->dram_bytes / c->dram_bytes_per_s;
     r->shared_s = (active * (a_core + b_core + out_core) + partial / 2) / c->shared_bytes_per_s;
 
@@ -102,15 +103,25 @@ static void price(const nps_tile_chip *c, const nps_tile_gemm *g, const candidat
     double supply = min2(c->core_bytes_per_s, min2(c->shared_bytes_per_s, c->dram_bytes_per_s) / active);
     double wait = c->transfer_s + (g->a_cold + g->b_cold > 0 ? c->latency_s : 0);
     double first = wait + step_bytes / max2(supply, DBL_MIN);
-    double last_store = t->tm * t->tn * g->out_bytes / c->core_bytes_per_s + (g->out_cold > 0 ? c->transfer_s : 0);
     double last_step = nps_tile_cycles(c, t->tm, t->tn, last) / c->clock_hz;
-    /* A buffer is asked for, filled and used before it is asked for again. */
-    double flow = min2(c->core_bytes_per_s, c->shared_bytes_per_s / active);
-    double filling = max2((a_core + b_core) / flow, r->dram_s);
-    double turns = (waves * steps * wait + filling + r->compute_s) / c->buffers;
-    double busy = max2(max2(r->compute_s, r->port_s), waves * steps > 1 ? turns : 0);
-    double others = max2(max2(r->dram_s, r->shared_s), g->vector_s);
-    r->time_s = max2(first + busy, c->transfer_s + others + last_step) + last_store;
+    double out_rate = min2(c->core_bytes_per_s, c->shared_bytes_per_s);
+    if (g->out_cold > 0) out_rate = min2(out_rate, c->dram_bytes_per_s / g->out_cold);
+    double last_store = c->transfer_s + t->tm * t->tn * (t->split > 1 ? ACCUMULATOR_BYTES : g->out_bytes) / out_rate;
+    /* A core's loads follow one another, each at the slower of its way in and of its core's share of DRAM. */
+    double flow = min2(c->core_bytes_per_s, c->shared_bytes_per_s / active), loads = waves * steps;
+    double share = c->dram_bytes_per_s * active;
+    double a_fill = max2(a_core / flow, a_dram / share), b_fill = max2(b_core / flow, b_dram / share);
+    double filling = max2(a_fill + b_fill, r->dram_s);
+    /* A buffer is asked for, filled and used before it is asked for again; what is kept is not asked for again. */
+    double asked = t->keep == NPS_KEEP_A ? b_fill : t->keep == NPS_KEEP_B ? a_fill : filling;
+    double rounds = (double)(int64_t)((loads - 1) / c->buffers);
+    double turns = rounds * (wait + (asked + r->compute_s) / loads) + last_step;
+    turns = max2(turns, filling * (loads - 1) / loads + last_step);
+    /* The results of a tile leave before the next one's are staged. */
+    double staged = (waves - 1) * (last_step + last_store) + r->compute_s / waves;
+    double busy = max2(max2(r->compute_s, turns), staged);
+    double others = max2(max2(r->dram_s, r->port_s), max2(r->shared_s, g->vector_s));
+    r->time_s = max2(first + busy + last_store, wait + others + last_step);
     /* Split reductions wait for each other once. */
     if (t->split > 1) r->time_s += c->transfer_s + t->split * t->tm * t->tn * ACCUMULATOR_BYTES / c->core_bytes_per_s;
     r->waves = waves;
