@@ -32,6 +32,7 @@ LAYERS = {
     "report": 5,
     "cli": 6,
     "grammar": 6,
+    "trace_verb": 6,
     "__main__": 6,
     "__init__": 6,
 }
