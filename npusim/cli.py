@@ -304,7 +304,9 @@ def explain(
 @click.option("--op", metavar="NAME", help="One operator of the workload instead of all.")
 @click.option("--tp", metavar="N", help="Tensor-parallel chips of a model step (overrides tp= in WORKLOAD).")
 @click.option("--out", required=True, metavar="FILE", help="Trace file, .json or .json.gz.")
-@click.option("--cores", type=int, metavar="N", help="Show the first N cores. Default: all, or 8 if those are too many.")
+@click.option(
+    "--cores", type=int, metavar="N", help="Show the first N cores. Default: all, or 8 if those are too many."
+)
 @click.option("--plot", metavar="FILE.svg", help="Also draw the operator's timeline, or what bounds each operator.")
 @set_option
 @json_option

@@ -196,7 +196,8 @@ def events(runs: list[Run], cores: int) -> Iterator[str]:
     for run in runs:
         args = {"count": run.op.count, "kind": run.op.kind, "tasks": run.ran.program.tasks,
                 "dims": {name: int(size) for name, size in run.op.dims.items()}}  # fmt: skip
-        yield _slice(run.op.name, OPERATORS, 1, *_ticks(run.begin_s, run.begin_s + run.time_s), args)
+        begin, end = _ticks(np.array([run.begin_s, run.begin_s + run.time_s])).tolist()
+        yield _slice(run.op.name, OPERATORS, 1, begin, end, args)
         yield from _tasks(run, cores)
         edges, rate = dram_bandwidth(run.ran, run.dram_bytes_per_s)
         yield from _counter("DRAM bandwidth, GB/s", CHIP, run, edges, np.append(rate * 1e-9, 0.0))
@@ -222,13 +223,14 @@ def _metadata(runs: list[Run], cores: int) -> Iterator[str]:
         yield _meta("thread_sort_index", pid, tid, sort_index=tid)
 
 
-_ORDER = ("load", "matrix", "vector", "store", "link")
+# Order of a core's tracks, as data pass them.
+QUEUE_ORDER = ("load", "matrix", "vector", "store", "link")
 
 
 def _tracks(program: Program) -> list[tuple[int, int, str]]:
     """Process, track and name of each queue; a name has the same track in every program."""
     return [
-        (CHIP if queue.core < 0 else FIRST_CORE + queue.core, 1 + _ORDER.index(queue.name), queue.name)
+        (CHIP if queue.core < 0 else FIRST_CORE + queue.core, 1 + QUEUE_ORDER.index(queue.name), queue.name)
         for queue in program.queues
     ]
 
@@ -269,10 +271,9 @@ def _counter(name: str, pid: int, run: Run, times_s: Floats, values: Floats) -> 
         yield f'{head}{tick * TICK_US!r},"args":{{"value":{round(value, 3)!r}}}}}'
 
 
-def _ticks(*times_s: float | Floats) -> Any:
-    """Times as whole ticks: an array for one argument, integers for several."""
-    rounded = [np.rint(np.asarray(time) * TICKS_PER_S).astype(np.int64) for time in times_s]
-    return rounded[0] if len(rounded) == 1 else [int(tick) for tick in rounded]
+def _ticks(times_s: Floats) -> Ints:
+    """Times as whole ticks."""
+    return np.rint(times_s * TICKS_PER_S).astype(np.int64)
 
 
 def _slice(name: str, pid: int, tid: int, begin: int, end: int, args: dict[str, Any]) -> str:
@@ -323,15 +324,16 @@ def write(
             hidden.unlink(missing_ok=True)
     except (OSError, ValueError) as error:  # ValueError: a path no system accepts, such as one with a NUL
         reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(Problem(f"cannot write the trace to {str(path)!r}: {reason}",
-                                 hint="give a file in a folder that exists and that you may write to")) from None  # fmt: skip
+        what = f"cannot write the trace to {str(path)!r}: {reason}"
+        hint = "give a file in a folder that exists and that you may write to"
+        raise InputError(Problem(what, "--out", hint=hint)) from None
     end_s = runs[-1].begin_s + runs[-1].time_s if runs else 0.0
     return TraceFile(target, written, shown, everything, len(runs), end_s)
 
 
 def _open(path: Path, compress: bool) -> io.TextIOBase:
     if compress:
-        return gzip.open(path, "wt", encoding="utf-8", compresslevel=5)  # type: ignore[return-value]
+        return gzip.open(path, "wt", encoding="utf-8", compresslevel=5)
     return path.open("w", encoding="utf-8")
 
 

@@ -40,7 +40,8 @@ def render(kperf: KPerf) -> str:
         subtitle=escape(" · ".join(part for part in about if part)),
         nav="".join(f'<li><a href="#{key}">{escape(name)}</a></li>' for key, name, _ in sections),
         main="\n".join(_section(*section) for section in sections),
-        style="\n".join(map(asset, ("colours.css", "chart.css", "page.css"))), script=script, script_hash=f"sha256-{digest}",
+        style="\n".join(map(asset, ("colours.css", "chart.css", "page.css"))),
+        script=script, script_hash=f"sha256-{digest}",
     )  # fmt: skip
 
 

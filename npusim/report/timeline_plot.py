@@ -11,14 +11,15 @@ from npusim.cost import Cost, trace_events
 from npusim.cost.program import WORK, Floats
 from npusim.cost.trace_events import Run
 from npusim.errors import InputError, Problem
-from npusim.report.format import binary_bytes, number
+from npusim.report.format import binary_bytes
 from npusim.report.plots import RESOURCE_SLOT, Entry, draw_legend, legend_height, short_name
 from npusim.report.svg import Canvas, Scale, compact, text_width
 from npusim.units import show
 
 WIDTH, LEFT, RIGHT = 960.0, 112.0, 20.0
 ROW, BAR, GAP, STRIP = 17.0, 13.0, 7.0, 64.0
-SLOT = {"matrix": 0, "vector": 2, "load": 1, "store": 4, "link": 3}
+SLOT = {"load": 1, "matrix": 0, "vector": 2, "store": 4, "link": 3}
+RESOURCES = np.array(list(WORK.values()))
 SHOWN_CORES = 4
 # Operators beyond the longest this many share a bar.
 SHOWN_OPERATORS = 40
@@ -49,7 +50,8 @@ def merged(begin: Floats, end: Floats) -> Slices:
     fresh = np.concatenate(([True], (begin[1:] - end[:-1] >= 1.0) | ~(thin[1:] | thin[:-1])))
     first = np.flatnonzero(fresh)
     last = np.append(first[1:], len(begin)) - 1
-    return Slices(begin[first], end[last], np.add.reduceat(end - begin, first), last - first + 1.0)
+    busy = np.asarray(np.add.reduceat(end - begin, first), float)
+    return Slices(begin[first], end[last], busy, np.asarray(last - first + 1.0))
 
 
 # -- one operator -------------------------------------------------------------------------------------------
@@ -64,15 +66,14 @@ def timeline(run: Run, title: str, cores: int = SHOWN_CORES) -> str:
         cores: how many cores to show.
     """
     ran = run.ran
-    queues = sorted(
-        (i for i, queue in enumerate(ran.program.queues) if queue.core < cores),
-        key=lambda i: (ran.program.queues[i].core, list(SLOT).index("load")
-                       if ran.program.queues[i].name == "load" else 2 + list(SLOT).index(ran.program.queues[i].name)),
-    )  # fmt: skip
-    kinds = [kind for kind in SLOT if kind in {list(WORK.values())[code] for code in np.unique(ran.program.work)}]
+    all_queues = ran.program.queues
+    queues = [i for i, queue in enumerate(all_queues) if queue.core < cores]
+    queues.sort(key=lambda i: (all_queues[i].core, trace_events.QUEUE_ORDER.index(all_queues[i].name)))
+    done = {RESOURCES[code] for code in np.unique(ran.program.work)}
+    kinds = [kind for kind in SLOT if kind in done]
     entries = [Entry(kind, SLOT[kind], 1) for kind in kinds]
     top = 26 + legend_height(entries, WIDTH)
-    groups = len({ran.program.queues[i].core for i in queues})
+    groups = len({all_queues[i].core for i in queues})
     rows_end = top + ROW * len(queues) + GAP * groups
     canvas = Canvas(WIDTH, rows_end + 2 * (STRIP + 26) + 48)
     canvas.text(LEFT - 54, 16, title)
@@ -82,9 +83,9 @@ def timeline(run: Run, title: str, cores: int = SHOWN_CORES) -> str:
     x = Scale(0.0, max(ran.makespan_s * 1e6, 1e-6), LEFT, WIDTH - RIGHT, log=False)
     strips = rows_end + 22
     _time_axis(canvas, x, top, strips + 2 * STRIP + 26)
-    y, core = top, ran.program.queues[queues[0]].core if queues else 0
+    y, core = top, all_queues[queues[0]].core
     for i in queues:
-        queue = ran.program.queues[i]
+        queue = all_queues[i]
         y, core = (y + GAP, queue.core) if queue.core != core else (y, core)
         _queue_row(canvas, x, y, run, i)
         y += ROW
@@ -108,12 +109,11 @@ def _queue_row(canvas: Canvas, x: Scale, y: float, run: Run, index: int) -> None
     where = "chip" if queue.core < 0 else f"core {queue.core}"
     canvas.text(LEFT - 8, y + BAR - 2.5, f"{where} {queue.name}", "", "end")
     canvas.line(LEFT, y + BAR, WIDTH - RIGHT, y + BAR, "grid")
-    resources = np.array(list(WORK.values()))
-    mine = np.flatnonzero((ran.program.queue == index) & (resources[ran.program.work] != ""))
+    mine = np.flatnonzero((ran.program.queue == index) & (RESOURCES[ran.program.work] != ""))
     mine = mine[np.argsort(ran.begin_s[mine], kind="stable")]
     scale = (x.end - x.start) / x.high * 1e6
-    for kind in np.unique(resources[ran.program.work[mine]]):
-        tasks = mine[resources[ran.program.work[mine]] == kind]
+    for kind in np.unique(RESOURCES[ran.program.work[mine]]):
+        tasks = mine[RESOURCES[ran.program.work[mine]] == kind]
         found = merged(x.start + ran.begin_s[tasks] * scale, x.start + ran.end_s[tasks] * scale)
         for begin, end, busy, count in zip(found.begin, found.end, found.busy, found.tasks, strict=True):
             width = max(end - begin, 0.5)
@@ -187,7 +187,9 @@ def utilisation(cost: Cost) -> str:
     left = min(max(text_width(row.name) for row in rows) + 20, 240.0)
     top = 26 + legend_height(entries, WIDTH) + 24
     canvas = Canvas(WIDTH, top + 24 * len(rows) + 10)
-    canvas.text(58, 16, f"{cost.workload.name} on {cost.chip.title}, {cost.fidelity}: {show(float(cost.time_s), 's', 4)}")
+    canvas.text(
+        58, 16, f"{cost.workload.name} on {cost.chip.title}, {cost.fidelity}: {show(float(cost.time_s), 's', 4)}"
+    )
     body = Canvas(WIDTH, canvas.height)
     draw_legend(body, entries)
     canvas.parts += [f'<g transform="translate(0 22)">{"".join(body.parts)}</g>']
@@ -211,7 +213,9 @@ def _rows(cost: Cost) -> Iterator[_Row]:
     def row(name: str, time_s: float, bounds: dict[str, float], matrix_s: float, dram_s: float) -> _Row:
         shares = {key: value / total for key, value in bounds.items()} if total else {}
         per = 1 / time_s if time_s else 0.0
-        return _Row(name, time_s / total if total else 0.0, time_s, shares, min(matrix_s * per, 1), min(dram_s * per, 1))
+        return _Row(
+            name, time_s / total if total else 0.0, time_s, shares, min(matrix_s * per, 1), min(dram_s * per, 1)
+        )
 
     def busy(key: str, ops: list[int]) -> float:
         return sum(float(cost.ops[i].seconds.get(key, 0.0)) for i in ops)
@@ -253,7 +257,7 @@ def _operator(canvas: Canvas, y: float, row: _Row, slots: dict[str, int], scales
             title = f"{row.name}: {share:.1%} of the step, bound by {resource}"
             _bar(canvas, first(done), first(done + share), y, f"bar f{slot}", title)
             done += share
-    text = f"{row.share:.1%}, {number(row.time_s * 1e6)} µs"
+    text = f"{row.share:.1%}, {show(row.time_s, 's')}"
     canvas.text(first.end + 8, y + 14, text)
     for scale, value, slot, what in ((matrix, row.matrix, 0, "matrix engine"), (dram, row.dram, 1, "DRAM")):
         _bar(canvas, scale.start, scale(value), y, f"bar f{slot}", f"{row.name}: {what} busy {value:.1%} of its time")
