@@ -289,7 +289,7 @@ def _meta(kind: str, pid: int, tid: int, **args: object) -> str:
 
 
 def write(
-    runs: list[Run], path: str | os.PathLike[str], title: str, cores: int | None = None, max_events: int = MAX_EVENTS
+    runs: list[Run], path: str | os.PathLike[str], title: str, cores: int | None = None, max_events: int | None = None
 ) -> TraceFile:
     """Writes runs as trace events; ``.gz`` at the end of the path compresses. A file appears whole or not at all.
 
@@ -298,11 +298,12 @@ def write(
         path: the file.
         title: what the file says it is.
         cores: how many cores to show; default: all, or the first 8 where all would pass ``max_events``.
-        max_events: largest number of events.
+        max_events: largest number of events; default: ``MAX_EVENTS``.
 
     Raises:
         InputError: too many events, no such number of cores, or a path that cannot be written.
     """
+    max_events = MAX_EVENTS if max_events is None else max_events
     everything = max((queue.core + 1 for run in runs for queue in run.ran.program.queues), default=0)
     if cores is not None and cores < 1:
         raise InputError(Problem(f"{cores} cores cannot be shown", "--cores", allowed="at least 1"))
@@ -314,7 +315,7 @@ def write(
         what = f"the trace of {shown} cores would have up to {total} events"
         raise InputError(Problem(what, allowed=f"at most {max_events}", hint="show fewer cores, or one operator"))
     target, written = Path(path), 0
-    hidden = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    hidden = target.parent / f".{target.name}.{os.getpid()}.tmp"
     try:
         try:
             with _open(hidden, compress=target.suffix == ".gz") as stream:

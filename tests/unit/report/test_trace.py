@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections import defaultdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ def test_slices_of_a_track_do_not_overlap_and_end_with_the_step(events: list[dic
     assert len(tracks) == 1 + 1 + 4 * 4  # operators, links, queues of the cores
     for spans in tracks.values():
         spans.sort()
-        assert all(one[1] <= two[0] for one, two in zip(spans[:-1], spans[1:], strict=True))
+        assert all(one[1] <= two[0] for one, two in pairwise(spans))
     last = max(event["ts"] + event["dur"] for event in slices(events))
     assert last == pytest.approx((runs[-1].begin_s + runs[-1].time_s) * 1e6, abs=TICK_US)
 
