@@ -343,6 +343,49 @@ def explain(
     _print_json(explained.to_dict(found)) if as_json else click.echo(explained.render(found))
 
 
+@cli.command()
+@click.argument("chip")
+@click.argument("workload")
+@click.option("--op", metavar="NAME", help="One operator of the workload instead of all.")
+@click.option("--tp", metavar="N", help="Tensor-parallel chips of a model step (overrides tp= in WORKLOAD).")
+@click.option("--out", required=True, metavar="FILE", help="Trace file, .json or .json.gz.")
+@click.option(
+    "--cores", type=int, metavar="N", help="Show the first N cores. Default: all, or 8 if those are too many."
+)
+@click.option("--plot", metavar="FILE.svg", help="Also draw the operator's timeline, or what bounds each operator.")
+@set_option
+@json_option
+def trace(
+    chip: str,
+    workload: str,
+    op: str | None,
+    tp: str | None,
+    out: str,
+    cores: int | None,
+    plot: str | None,
+    overrides: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Timeline of WORKLOAD on CHIP at cycle fidelity, as a trace that ui.perfetto.dev and chrome://tracing open.
+
+    Each operator of the workload runs once, one after the other. WORKLOAD as for estimate.
+    """
+    from npusim import trace_verb
+    from npusim.cost import as_workload
+    from npusim.grammar import parse_workload
+
+    work = as_workload(parse_workload(workload), _tp(tp))
+    written, notes = trace_verb.trace(work, _chip(chip, overrides), out, op, cores, plot)
+    for note in notes:
+        click.echo(note, err=True)
+    if as_json:
+        _print_json(written)
+        return
+    click.echo(f"wrote {out}: {written['events']} events, {len(written['ops'])} operators, {written['cores']} cores")
+    if plot is not None:
+        click.echo(f"wrote {plot}")
+
+
 # -- catalog and lint ----------------------------------------------------------------------------------------
 
 

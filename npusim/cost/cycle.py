@@ -213,6 +213,10 @@ def _price(op: Op, chip: Chip, work: Work, mapping: GemmMapping | None) -> Price
     for name, busy in ((figures.core_level or "port", float(np.max(passed / rates, initial=0.0))),
                        (figures.shared_level or "shared", ran.fabric_busy_s)):  # fmt: skip
         seconds[name] = max(float(seconds.get(name, 0.0)), busy)
+    return Priced(time_s(ran, work, chip), seconds, ran.dram_bytes)
+
+
+def time_s(ran: Timeline, work: Work, chip: Chip) -> float:
+    """Seconds of one run of the operator whose timeline this is, launch included."""
     # Levels that the timeline does not show (accumulators) still bound it.
-    time_s = max(ran.makespan_s, float(slowest(work.seconds.values())))
-    return Priced(time_s + (chip.overheads.launch_s or 0.0), seconds, ran.dram_bytes)
+    return max(ran.makespan_s, float(slowest(work.seconds.values()))) + (chip.overheads.launch_s or 0.0)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +17,9 @@ from npusim.errors import InputError, Problem, unknown_name
 from npusim.mapping import GemmMapping
 from npusim.ops import Dim
 from npusim.workload import Op, Workload
+
+if TYPE_CHECKING:
+    from npusim.cost.trace_events import TraceFile
 
 FIDELITIES = ("roofline", "tile", "cycle")
 
@@ -139,6 +143,25 @@ class Cost:
             return None
         dynamic: Dim = sum(cost.energy_j for cost in self.ops if cost.energy_j is not None)
         return self.chips * (dynamic + constants.static_w * self.time_s)
+
+    def trace(self, path: str | os.PathLike[str], op: str | None = None, cores: int | None = None) -> TraceFile:
+        """Writes the operators at cycle fidelity as a Perfetto/Chrome trace (``.json`` or ``.json.gz``).
+
+        They are run again at that fidelity, whichever priced this cost.
+
+        Args:
+            path: the file.
+            op: name of one operator; default: all of them.
+            cores: how many cores to show; default: all, or the first 8 where all would make too many events.
+
+        Raises:
+            InputError: unknown operator, array dimensions, too many events, or a path that cannot be written.
+            Unavailable: the chip is not described for the cycle fidelity.
+        """
+        from npusim.cost import trace_events  # it loads compiled code
+
+        runs = trace_events.simulate(self.workload, self.chip, op)
+        return trace_events.write(runs, path, f"{self.workload.name} on {self.chip.title}", cores)
 
     def table(self) -> list[dict[str, Any]]:
         """One row per operator: name, kind, count, time, share, bound, FLOPs, bytes (scalar dimensions only)."""

@@ -9,15 +9,13 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from string import Template
 
 from npusim import units
 from npusim.kperf_suite import COLUMNS, KPerf, assumed_note
 from npusim.report import compare, format, plots, view
-from npusim.report.svg import escape
+from npusim.report.svg import asset, escape
 
-ASSETS = Path(__file__).parent / "assets"
 CARD_KEYS = ("ttft_s", "tpot_s", "tokens_per_s", "mfu", "mbu", "tokens_per_j")
 COMPARED_KEYS = ("ttft_s", "tpot_s", "tokens_per_s", "tokens_per_s_per_chip", "tokens_per_j")
 
@@ -33,25 +31,22 @@ def render(kperf: KPerf) -> str:
     sections.append(("all", "All rows", _all_rows(kperf, chips)))
     sections += [(f"chip-{i}", f"Chip {one.label}", _chip(one)) for i, one in enumerate(chips)]
     sections += [("definitions", "Definitions", _definitions()), ("notes", "Notes", _list(kperf.notes))]
-    script = _asset("page.js")
+    script = asset("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     fit = f"{len(kperf.fitting)} of {len(kperf.rows)} rows fit"
     about = (f"Suite {kperf.suite.name}", kperf.suite.title, f"fidelity {kperf.fidelity}", fit)
-    return Template(_asset("page.html")).substitute(
+    return Template(asset("page.html")).substitute(
         title=escape("K-Perf prediction: " + ", ".join(one.chip.title for one in chips)),
         subtitle=escape(" · ".join(part for part in about if part)),
         nav="".join(f'<li><a href="#{key}">{escape(name)}</a></li>' for key, name, _ in sections),
         main="\n".join(_section(*section) for section in sections),
-        style=_asset("page.css"), script=script, script_hash=f"sha256-{digest}",
+        style="\n".join(map(asset, ("colours.css", "chart.css", "page.css"))),
+        script=script, script_hash=f"sha256-{digest}",
     )  # fmt: skip
 
 
 def _section(key: str, name: str, body: str) -> str:
     return f'<section id="{key}"><h2>{escape(name)}</h2>\n{body}</section>'
-
-
-def _asset(name: str) -> str:
-    return (ASSETS / name).read_text(encoding="utf-8")
 
 
 # -- building blocks -----------------------------------------------------------------------------------

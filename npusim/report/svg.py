@@ -10,6 +10,7 @@ import html
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 FONT = 12.0
 GLYPH = 0.56  # mean width of a character / font size
@@ -19,6 +20,11 @@ def escape(text: object) -> str:
     """Text for element content or a quoted attribute; characters XML forbids become ``?``."""
     kept = (c if c.isprintable() or c == "\n" else "?" for c in str(text))
     return html.escape("".join(kept), quote=True)
+
+
+def asset(name: str) -> str:
+    """Text of a file beside this module that goes into pages and drawings."""
+    return (Path(__file__).parent / "assets" / name).read_text(encoding="utf-8")
 
 
 def num(value: float) -> str:
@@ -174,6 +180,13 @@ class Canvas:
         size = f"0 0 {num(self.width)} {num(self.height)}"
         head = f'<svg class="chart" viewBox="{size}" role="img" aria-label="{escape(label)}">'
         return head + "".join(self.parts) + "</svg>"
+
+    def document(self, label: str) -> str:
+        """The drawing as a file of its own, with its style sheet and background."""
+        style = asset("colours.css") + asset("chart.css") + ".chart { background: var(--bg); max-width: none; }"
+        size = f'xmlns="http://www.w3.org/2000/svg" width="{num(self.width)}" height="{num(self.height)}"'
+        body = self.render(label).replace("<svg ", f"<svg {size} ", 1)
+        return body.replace(">", f"><style>{style}</style>", 1) + "\n"
 
 
 def text_width(text: str) -> float:

@@ -36,6 +36,7 @@ LAYERS = {
     "compare_verb": 6,
     "kernel_verbs": 6,
     "grammar": 6,
+    "trace_verb": 6,
     "__main__": 6,
     "__init__": 6,
 }
