@@ -275,7 +275,10 @@ int nps_cycle_run(const nps_cycle_machine *machine, const nps_cycle_program *p, 
         loop(&r);
         result->makespan_s = r.now;
         if (r.memory) nps_memory_report(r.memory, result);
-        if (r.ended < machine->tasks) status = NPS_EDEADLOCK;
+        if (r.memory && nps_memory_failed(r.memory))
+            status = NPS_ENOMEM;
+        else if (r.ended < machine->tasks)
+            status = NPS_EDEADLOCK;
     }
     release(&r);
     return status;

@@ -189,6 +189,8 @@ void nps_memory_advance(nps_cycle_memory *memory, void (*done)(void *context, in
     for (int32_t c = 0; c < memory->config->channels; c++) advance_channel(memory, c, until, done, context);
 }
 
+int nps_memory_failed(const nps_cycle_memory *memory) { return memory->failed; }
+
 void nps_memory_report(const nps_cycle_memory *memory, nps_cycle_result *result) {
     const nps_dram_result *n = &memory->counts;
     result->bursts = n->reads + n->writes;

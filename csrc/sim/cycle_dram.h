@@ -24,6 +24,9 @@ int nps_memory_waits(const nps_cycle_memory *memory, double time_s);
 void nps_memory_advance(nps_cycle_memory *memory, void (*done)(void *context, int32_t block, double time_s),
                         void *context);
 
+/* Whether a queue of bursts found no room: the run is void. */
+int nps_memory_failed(const nps_cycle_memory *memory);
+
 /* Adds the counts of commands and bursts. */
 void nps_memory_report(const nps_cycle_memory *memory, nps_cycle_result *result);
 
