@@ -137,7 +137,9 @@ def _tp(text: str | None) -> int | None:
     "--precision", "precisions", multiple=True, metavar="NAME", help="Precision instead of the suite's; repeatable."
 )
 @click.option("--tp", metavar="N|auto", default="auto", show_default=True, help="Tensor-parallel chips.")
-@click.option("--fidelity", default="roofline", show_default=True, help="Cost model: roofline, tile or cycle.")
+@click.option(
+    "--fidelity", default="roofline", show_default=True, help="Cost model: roofline, tile or cycle (minutes a row)."
+)
 @click.option("--out", metavar="DIR", help="Also write kperf.xlsx, kperf.html, kperf.csv and kperf.json there.")
 @click.option("--baseline", is_flag=True, help="With --set: the chip as its file has it beside the changed one.")
 @click.option("--all", "full", is_flag=True, help="Print every row instead of the representative ones.")
