@@ -18,7 +18,7 @@ from npusim.chip import Chip
 from npusim.chip_parts import Memory
 from npusim.cost import dram, dram_spec
 from npusim.cost.lowering import lower
-from npusim.cost.program import WORK, Floats, Program
+from npusim.cost.program import WORK, Floats, Program, check_tasks
 from npusim.cost.roofline import Priced, Work, slowest
 from npusim.cost.roofline import work as roofline_work
 from npusim.cost.tile import machine
@@ -30,8 +30,8 @@ from npusim.workload import Op
 # Channels are simulated this many clocks at a time: some 20 ns. A block enters the memory up to as much late.
 QUANTUM_CLOCKS = 32
 
-# More tasks than this take minutes and gigabytes.
-MAX_TASKS = 20_000_000
+# Some two minutes.
+MAX_BURSTS = 500_000_000
 
 
 @dataclass(frozen=True)
@@ -90,11 +90,13 @@ def run(program: Program, memory: Memory) -> Timeline:
     """Runs a program against a chip's main memory.
 
     Raises:
-        InputError: more tasks than ``MAX_TASKS``, no memory for them, or tasks that wait for each other.
+        InputError: too many tasks or bursts, no memory for them, or tasks that wait for each other.
     """
-    if program.tasks > MAX_TASKS:
-        what = f"{program.tasks} tasks are too many for the cycle model"
-        raise InputError(Problem(what, allowed=f"at most {MAX_TASKS}", hint="use the tile fidelity"))
+    check_tasks(program.tasks)
+    channels = _channels(memory)
+    if channels and (bursts := program.blocks.bytes.sum() / channels.burst_bytes) > MAX_BURSTS:
+        what = f"{bursts:.3g} bursts of main memory are too many for the cycle model"
+        raise InputError(Problem(what, allowed=f"at most {MAX_BURSTS:.3g}", hint="use the tile fidelity"))
     n, blocks = program.tasks, len(program.blocks.bytes)
     times = [np.empty(size) for size in (n, n, n, blocks, blocks)]
     c, p = _machine(program, memory), _sim.ffi.new("nps_cycle_program *")
@@ -110,7 +112,7 @@ def run(program: Program, memory: Memory) -> Timeline:
     kept = {name: _sim.ffi.from_buffer(column) for name, column in columns.items()}
     for name, pointer in kept.items():
         setattr(p, name, pointer)
-    result, channels = _sim.ffi.new("nps_cycle_result *"), _channels(memory)
+    result = _sim.ffi.new("nps_cycle_result *")
     config, layout = (channels.config, channels.map) if channels else (_sim.ffi.NULL, _sim.ffi.NULL)
     status = _sim.lib.nps_cycle_run(c, p, config, layout, result)
     if status != _sim.lib.NPS_OK:

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from npusim import _sim, dtypes
 from npusim.chip import Chip
 from npusim.cost import tile
-from npusim.cost.program import CODES, Builder, Ints, Program, Queue
+from npusim.cost.program import CODES, Builder, Ints, Program, Queue, check_tasks
 from npusim.cost.roofline import Work, passing_bytes
 from npusim.mapping import GemmMapping
 from npusim.ops import Operand
@@ -141,6 +141,8 @@ class _Gemm:
         self.build, self.cores = start(chip)
         self.depth = -(-self.k // self.map.split)
         self.steps = -(-self.depth // self.map.tk)
+        tiles = self.groups * self.map.split * -(-self.m // self.map.tm) * -(-self.n // self.map.tn)
+        check_tasks(3 * tiles * self.steps)
         self.t = _tiles(self.groups, self.m, self.n, found, self.cores.count)
         step = np.arange(self.steps)
         part_k = np.clip(self.k - self.t.part * self.depth, 0, self.depth)

@@ -15,7 +15,7 @@ from npusim import _sim, dtypes
 from npusim.chip import Chip
 from npusim.cost import tile
 from npusim.cost.lowering import ACCUMULATOR_BYTES, Space, cold_bytes, start
-from npusim.cost.program import CODES, Floats, Ints, Program
+from npusim.cost.program import CODES, Floats, Ints, Program, check_tasks
 from npusim.cost.roofline import Work
 from npusim.workload import Op
 
@@ -49,6 +49,7 @@ def _items(op: Op, chip: Chip, rows: int, keys: int) -> _Items:
     )
     steps = -(-(last - first) // keys)
     split = int(np.clip(chip.cores // (groups * blocks), 1, max(int(steps.max()), 1)))
+    check_tasks(5 * groups * blocks * int(steps.max()))
     number = np.arange(groups * blocks * split)
     b, part = number // split % blocks, number % split
     per_part = -(-steps // split)

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from npusim.errors import InputError, Problem
+
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
@@ -35,6 +37,17 @@ WORK: dict[str, str] = {
     "transfer": "link",
 }
 CODES = {name: code for code, name in enumerate(WORK)}
+
+
+# More take minutes and gigabytes.
+MAX_TASKS = 20_000_000
+
+
+def check_tasks(tasks: float) -> None:
+    """Raises InputError for more tasks than ``MAX_TASKS``."""
+    if tasks > MAX_TASKS:
+        what = f"{tasks:.4g} tasks are too many for the cycle model"
+        raise InputError(Problem(what, allowed=f"at most {MAX_TASKS:.4g}", hint="use the tile fidelity"))
 
 
 @dataclass(frozen=True)

@@ -340,8 +340,9 @@ def price(op: Op, chip: Chip, work: Work, mapping: GemmMapping | None = None) ->
 
 
 def _stream(op: Op, chip: Chip, work: Work) -> Priced:
-    """Vector operators, gathers and collectives: the slowest resource, after the first transfer has started."""
-    latency: Dim = 2 * machine(chip).transfer_s
+    """Vector operators, gathers and collectives: the slowest resource, after the first data has arrived."""
+    figures = machine(chip)
+    latency: Dim = 2 * figures.transfer_s + np.where(np.asarray(work.dram_bytes) > 0, figures.latency_s, 0.0)
     if op.kind == "collective":
         assert chip.link is not None
         hops = 2 * (op.dims["chips"] - 1) if op.function == "all_reduce" else op.dims["chips"] - 1

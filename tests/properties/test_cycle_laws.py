@@ -241,9 +241,15 @@ def test_blocks_out_of_range_are_refused(column: str):
 
 
 def test_too_many_tasks_are_refused(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(cycle, "MAX_TASKS", 1)
+    monkeypatch.setattr("npusim.cost.program.MAX_TASKS", 1)
     with pytest.raises(InputError, match=r"2 tasks are too many.*tile fidelity"):
         cycle.run(pair(), memory())
+
+
+@pytest.mark.parametrize("size", [30_000, 200_000, 2_000_000])
+def test_what_would_take_hours_is_refused_at_once(size: int):
+    with pytest.raises(InputError, match="too many.*tile fidelity"):
+        estimate(gemm(size, size, size), "npu-2pf", "cycle")
 
 
 def test_array_dimensions_are_run_one_by_one():
