@@ -1,0 +1,1 @@
+"""Predicted against measured: reading measured rows, scoring predictions, fitting calibrations, measuring this host."""

@@ -1,0 +1,1 @@
+"""The verbs ``validate``, ``calibrate`` and ``host``."""

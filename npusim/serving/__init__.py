@@ -1,0 +1,1 @@
+"""Requests under load: step times, a continuous-batching engine, service-level answers."""

@@ -1,0 +1,1 @@
+"""Which chip to build: sweeps over chip, model and serving parameters, and the inverse question."""
