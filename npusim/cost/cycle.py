@@ -141,7 +141,7 @@ class _Channels:
 @lru_cache(maxsize=64)
 def _channels(memory: Memory) -> _Channels | None:
     """The DRAM behind ``memory`` as the event loop takes it; None when no timing table describes its kind."""
-    if (memory.timing or memory.kind).lower() not in dram_spec.memory_names():
+    if not dram_spec.described(memory):
         return None
     spec, devices = dram_spec.memory_of(memory)
     slots = 1 << (devices - 1).bit_length()
@@ -184,13 +184,13 @@ def price(op: Op, chip: Chip, work: Work, mapping: GemmMapping | None = None) ->
     described = chip.model_dump_json()
     shape = np.broadcast_shapes(*(np.shape(size) for size in (*op.dims.values(), op.prefetched)))
     if not shape:
-        return _priced(_Case(_key(op, mapping, described), op, chip, work, mapping))
+        return _priced(_Case((described, *run_key(op, mapping)), op, chip, work, mapping))
     dims = {name: np.broadcast_to(size, shape) for name, size in op.dims.items()}
     ready, priced = np.broadcast_to(op.prefetched, shape), []
     for index in np.ndindex(shape):
         sizes = {name: size[index].item() for name, size in dims.items()}
         one = replace(op, dims=sizes, prefetched=float(ready[index]))
-        case = _Case(_key(one, mapping, described), one, chip, roofline_work(one, chip), mapping)
+        case = _Case((described, *run_key(one, mapping)), one, chip, roofline_work(one, chip), mapping)
         priced.append(_priced(case))
 
     def column(values: list[float]) -> Dim:
@@ -214,9 +214,10 @@ class _Case:
     mapping: GemmMapping | None = field(compare=False)
 
 
-def _key(op: Op, mapping: GemmMapping | None, chip: str) -> tuple[object, ...]:
+def run_key(op: Op, mapping: GemmMapping | None = None) -> tuple[object, ...]:
+    """What a run on a given chip depends on: operators with equal keys have equal timelines."""
     tables = (tuple(sorted(table.items())) for table in (op.dims, op.formats, op.roles))
-    return (op.kind, op.function, *tables, op.llc, float(op.prefetched), mapping, chip)
+    return (op.kind, op.function, *tables, op.llc, float(op.prefetched), mapping)
 
 
 @lru_cache(maxsize=4096)

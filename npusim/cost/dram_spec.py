@@ -360,6 +360,11 @@ def load_memory(name: str) -> MemorySpec:
     return read_memory(MEMORIES / f"{name}.yaml")
 
 
+def described(memory: Memory) -> bool:
+    """Whether a timing table describes a chip's main memory."""
+    return (memory.timing or memory.kind).lower() in memory_names()
+
+
 def memory_of(memory: Memory) -> tuple[MemorySpec, int]:
     """The device and the number of devices behind a chip's main memory.
 

@@ -52,6 +52,8 @@ def lower(op: Op, chip: Chip, work: Work, mapping: GemmMapping | None = None) ->
         from npusim.cost.lowering_attention import attention
 
         return attention(op, chip, work)
+    if op.kind == "collective":
+        return _collective(op, chip, work)
     return _stream(op, chip, work)
 
 
@@ -133,7 +135,7 @@ class _Gemm:
     def __init__(self, op: Op, chip: Chip, work: Work, found: tile.GemmTime) -> None:
         groups, m, n, k, *cold, vector_s = (float(c) for c in tile.gemm_columns(op, chip, work))
         self.groups, self.m, self.n, self.k = (int(np.ceil(size)) for size in (groups, m, n, k))
-        self.cold, self.vector_s, self.found, self.map = cold, vector_s, found, found.mapping
+        self.cold, self.vector_s, self.map = cold, vector_s, found.mapping
         self.a_bytes, self.b_bytes, self.out_bytes = (dtypes.bits(operand.fmt) / 8 for operand in op.operands)
         self.figures = tile.machine(chip)
         self.unit = tile.c_chip(tile.engine(chip, op.matrix_format), self.figures)
@@ -311,9 +313,7 @@ def cold_bytes(op: Op, operand: Operand, chip: Chip) -> float:
 
 
 def _stream(op: Op, chip: Chip, work: Work) -> Program:
-    """Reads pieces, works on them in the vector unit, writes them; a collective then passes the links once."""
-    if op.kind == "collective":
-        return _collective(op, chip, work)
+    """Reads pieces, works on them in the vector unit, writes them."""
     build, cores = start(chip)
     figures, space = tile.machine(chip), Space()
     per_core = float(op.bytes()) / cores.count

@@ -18,7 +18,7 @@ from npusim.errors import InputError, Problem
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-# What a task does, by code; the resource it occupies is the key's first word of WORK.
+# What a task does, by code (its place), and the resource it occupies.
 WORK: dict[str, str] = {
     "none": "",
     "load a": "load",

@@ -100,7 +100,7 @@ def stream_efficiency(chip: Chip) -> float | None:
 
 @lru_cache(maxsize=1024)
 def _stream_efficiency(memory: Memory) -> float | None:
-    if (memory.timing or memory.kind).lower() not in dram_spec.memory_names():
+    if not dram_spec.described(memory):
         return None
     device, devices = dram_spec.memory_of(memory)
     share = dram.efficiency(device, STREAM_RUN_BYTES, stride_bytes=STREAM_RUN_BYTES, devices=devices)
@@ -110,7 +110,7 @@ def _stream_efficiency(memory: Memory) -> float | None:
 @lru_cache(maxsize=1024)
 def memory_latency_s(memory: Memory) -> float:
     """Seconds from a request to a closed bank until its data has arrived, tRCD + tCL + burst; 0 without timings."""
-    if (memory.timing or memory.kind).lower() not in dram_spec.memory_names():
+    if not dram_spec.described(memory):
         return 0.0
     device, _ = dram_spec.memory_of(memory)
     return float(dram.simulate(device, [0]).time_s)

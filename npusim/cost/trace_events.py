@@ -16,7 +16,7 @@ import io
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -102,11 +102,11 @@ def simulate(workload: Workload, chip: Chip, name: str | None = None) -> list[Ru
     if any(np.ndim(size) for op in chosen for size in op.dims.values()):
         raise InputError(Problem("a trace needs scalar dimensions", hint="trace one shape at a time"))
     assert chip.memory is not None and chip.memory.bandwidth_bytes_per_s is not None
-    done: dict[str, cycle.Timeline] = {}
+    done: dict[tuple[object, ...], cycle.Timeline] = {}
     runs: list[Run] = []
     begin_s, launch_s = 0.0, chip.overheads.launch_s or 0.0
     for op in chosen:
-        work, key = roofline.work(op, chip), repr(replace(op, name="", count=1, llc=frozenset())) + str(sorted(op.llc))
+        work, key = roofline.work(op, chip), cycle.run_key(op)
         if key not in done:
             done[key] = cycle.timeline(op, chip, work)
         time_s = cycle.time_s(done[key], work, chip)
