@@ -8,6 +8,7 @@ proven, and ``check`` judges an output against it, whoever computed it.
 from npukernels import cases_attention as cases_attention
 from npukernels import cases_gemm as cases_gemm
 from npukernels import cases_quant as cases_quant
+from npukernels import cases_select as cases_select
 from npukernels import reference
 from npukernels.activations import exp, gelu, sigmoid, silu, swiglu, tanh
 from npukernels.attention import attention, paged_attention

@@ -6,7 +6,7 @@ import pytest
 import npukernels as nk
 from npukernels.cases import FILLS, makers
 
-SIZES = {"rope": {"dim": 16}, "grouped_gemm": {"experts": 3}}
+SIZES = {"rope": {"dim": 16}, "grouped_gemm": {"experts": 3}, "topk": {"k": 4}, "route": {"k": 4}}
 DTYPES = [(op, dtype) for op, made in makers().items() for dtype in made.dtypes]
 
 # Ops whose public function takes the inputs of a case as they are, and its parameters by name.
