@@ -59,7 +59,9 @@ TARGET static void convert_row(int format, const char *x, int64_t n, float *dst)
     case NPK_KV_BF16: convert_as(NPK_KV_BF16, 2, x, n, dst); break;
     case NPK_KV_E4M3: convert_as(NPK_KV_E4M3, 1, x, n, dst); break;
     case NPK_KV_INT8: convert_as(NPK_KV_INT8, 1, x, n, dst); break;
-    default: memcpy(dst, x, (size_t)n * sizeof *dst); break;
+    default:
+        if (n > 0) memcpy(dst, x, (size_t)n * sizeof *dst); /* a head of no elements may have no address */
+        break;
     }
 }
 
