@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -66,6 +66,16 @@ class PowerCapped:
     def binds(self) -> Dim:
         """Where the limit lowered the clock."""
         return np.asarray(self.clock_share) < 1.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object of scalar dimensions; joules are of one chip."""
+        return {
+            "family": self.family,
+            "limit_w": self.limit_w,
+            "clock_share": float(self.clock_share),
+            "power_w_per_chip": float(self.power_w),
+            "parts_j_per_chip": {name: float(value) for name, value in self.parts.items()},
+        }
 
 
 def voltage(clock_share: Dim, law: Clocking) -> Dim:
