@@ -56,7 +56,7 @@ SLOW_FROM_ROWS = 3840
 
 def slow_session(dtype: np.ndarray, m: np.ndarray) -> np.ndarray:
     """Which rows belong to sessions that were sampled slowly."""
-    return np.isin(dtype, SLOW_DTYPES) | (np.asarray(m) >= SLOW_FROM_ROWS)
+    return np.asarray(np.isin(dtype, SLOW_DTYPES) | (np.asarray(m) >= SLOW_FROM_ROWS))
 
 
 def gemm_traffic(dtype: np.ndarray, m: np.ndarray, n: np.ndarray, k: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -81,15 +81,16 @@ def steady_power_w(
     flops, moved = gemm_traffic(dtype, m, n, k)
     flop_j = np.array([values[f"{name}_flop_j"] for name in dtype])
     drawn = values["idle_w"] + values["active_w"] + (flop_j * flops + values["dram_byte_j"] * moved) / latency_s
-    return np.minimum(values["cap_w"], drawn)
+    return np.asarray(np.minimum(values["cap_w"], drawn))
 
 
 def reading_w(
-    dtype: np.ndarray, m: np.ndarray, n: np.ndarray, k: np.ndarray, latency_s: np.ndarray, values: Mapping[str, float]
-) -> np.ndarray:
-    """What the driver reports for them; arguments as ``steady_power_w``."""
+    dtype: np.ndarray, m: np.ndarray, n: np.ndarray, k: np.ndarray, latency_s: np.ndarray, values: Mapping[str, float],
+    slow: np.ndarray | None = None,
+) -> np.ndarray:  # fmt: skip
+    """What the driver reports for them; arguments as ``steady_power_w``, and which rows were sampled slowly."""
     steady = steady_power_w(dtype, m, n, k, latency_s, values)
-    slow = slow_session(dtype, m)
+    slow = slow_session(dtype, m) if slow is None else slow
     lag = np.where(slow, values["slow_lag_s"], values["fast_lag_s"])
     followed = np.where(slow, values["slow_gain"], 1.0) * -np.expm1(-latency_s / lag)
     return np.asarray(values["idle_w"] + (steady - values["idle_w"]) * followed)
