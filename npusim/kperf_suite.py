@@ -222,7 +222,7 @@ def kperf(
         fidelity: which cost model prices the steps.
         progress: called with a label after each (chip, model, precision).
         power_cap: lower the clock of each step until its power fits the TDP (``npusim.cost.power``); rows
-            then carry the clock shares, and power comes from the bottom-up energy family.
+            then carry the clock shares and USD per million tokens, and power comes from the bottom-up energy family.
 
     Raises:
         InputError: unknown names or bad values. Rows that do not fit are rows, not errors.
@@ -518,7 +518,15 @@ class _Case:
         if first.energy_j is not None:
             joules = c * first.energy_j + steps * mean(step.energy_j)
             result |= {"avg_power_w": joules / loop, "tokens_per_j": c * (steps + 1) / joules}
+        if first.power is not None:
+            result["usd_per_mtoken"] = self._usd_per_mtoken(c * (steps + 1) / loop, joules / loop, tp)
         return result
+
+    def _usd_per_mtoken(self, tokens_per_s: np.ndarray, power_w: np.ndarray, tp: int) -> np.ndarray:
+        """Cost of a million output tokens at the constants of ``npusim.cost.money``."""
+        from npusim.cost.money import chip_cost_usd, usd_per_mtoken
+
+        return np.asarray(usd_per_mtoken(tokens_per_s, chip_cost_usd(self.chip).total_usd, power_w, tp).usd)
 
     def _limits(self, row: dict[str, Any]) -> list[str] | None:
         limits = self.suite.mlperf_limits.get(self.model.name)

@@ -13,6 +13,7 @@ from npusim.chip import Chip, chip_names, find_chip
 from npusim.cli import cli
 from npusim.cost.area import area_mm2
 from npusim.cost.joules import joules
+from npusim.cost.money import chip_cost_usd, usd_per_mtoken
 from npusim.cost.power import at_power_limit, capped, energy_parts, voltage
 from npusim.cost.technology import load_technology
 from npusim.errors import InputError, NpuError, Unavailable
@@ -200,6 +201,10 @@ def test_kperf_rows_carry_the_clocks_only_when_asked():
         assert after["avg_power_w"] <= after["tp"] * 500 * (1 + 1e-9)
         assert after["ttft_s"] >= before["ttft_s"]
         assert after["tpot_s"] >= before["tpot_s"]
+        cost = chip_cost_usd(find_chip("npu-2pf")).total_usd
+        assert after["usd_per_mtoken"] == pytest.approx(
+            usd_per_mtoken(after["tokens_per_s"], cost, after["avg_power_w"], after["tp"]).usd
+        )
     assert any("bottom-up" in note for note in limited.notes)
 
 
