@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -89,3 +90,12 @@ def test_a_faulty_file_is_refused_with_its_line(tmp_path: Path, before: str, aft
     file.write_text(text.replace(before, after, 1))
     with pytest.raises(InputError, match=says):
         load_technology(str(file))
+
+
+def test_newer_nodes_are_denser_and_take_less_energy():
+    nodes = [load_technology().node(size) for size in (45, 28, 16, 12, 10, 7, 6, 5, 4, 3, 2)]
+    for older, newer in pairwise(nodes):
+        assert newer.gate_um2 < older.gate_um2
+        assert newer.bitcell_um2 <= older.bitcell_um2
+        assert newer.energy < older.energy
+        assert newer.wafer_usd >= older.wafer_usd
