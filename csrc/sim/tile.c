@@ -53,7 +53,7 @@ typedef struct {
     double port_s, shared_s, dram_s, dram_bytes;
     double wait, supply, last_store, filling, asked, merge_s;
     double others_s;                                /* the slowest resource beside the engine */
-    double least_s;                                 /* no choice of tk beats it */
+    double least_s, busy_least_s;                   /* no choice of tk beats them */
 } panel;
 
 /* Bytes a core holds under the candidate: buffered steps, the kept operand, the accumulators and the results on
@@ -126,10 +126,10 @@ static void lay_panel(const nps_tile_chip *c, const nps_tile_gemm *g, double row
 #define ROUNDING (1 - 1e-9)
 
 /* Cutting a tile into steps never makes the engine faster: `whole` are its cycles in one step. */
-static double panel_least_s(const nps_tile_chip *c, const panel *t, double whole) {
+static void bound_panel(const nps_tile_chip *c, panel *t, double whole) {
     double compute = t->waves * whole / c->clock_hz;
-    double staged = (t->waves - 1) * t->last_store + compute / t->waves;
-    return (t->wait + max2(max2(compute, staged) + t->last_store, t->others_s) + t->merge_s) * ROUNDING;
+    t->busy_least_s = max2(compute, (t->waves - 1) * t->last_store + compute / t->waves);
+    t->least_s = (t->wait + max2(t->busy_least_s + t->last_store, t->others_s) + t->merge_s) * ROUNDING;
 }
 
 /* Engine cycles of a tile in steps of tk, and of its last step. */
@@ -162,6 +162,13 @@ static double run_steps(const nps_tile_chip *c, const nps_tile_gemm *g, const pa
     return t->split > 1 ? time_s + t->merge_s : time_s;
 }
 
+/* Of the same, what does not need the engine's cycles. */
+static double steps_least_s(const nps_tile_gemm *g, const panel *t, double tk) {
+    double loads = t->waves * max2(t->depth / tk, 1), first = tk * (t->tm * g->a_bytes + t->tn * g->b_bytes) / t->supply;
+    double turns = max2(t->filling * (loads - 1) / loads, t->busy_least_s);
+    return (t->wait + first + turns + t->last_store + t->merge_s) * ROUNDING;
+}
+
 typedef struct {
     int64_t count_m, count_n, count_k, splits;
     const int64_t *tm, *tn, *tk, *split;
@@ -171,6 +178,7 @@ typedef struct {
     double bound_s;        /* some candidate takes no longer */
     nps_tile_result *best; /* NULL: only the bound is wanted */
     int64_t tried;
+    double once_s;         /* no candidate moves less through DRAM */
 } search;
 
 static void keep_best(const nps_tile_chip *c, const panel *t, int64_t tk, const steps_of *s, double time_s, search *to) {
@@ -188,10 +196,14 @@ static void keep_best(const nps_tile_chip *c, const panel *t, int64_t tk, const 
 static void scan_tile(const nps_tile_chip *c, const nps_tile_gemm *g, const menu *list, int64_t stride, double tm, double tn,
                       double split, search *to) {
     double rows = ceil_div(g->m, tm), cols = ceil_div(g->n, tn), depth = ceil_div(g->k, split);
-    double work = ceil_div(g->groups * rows * cols * split, c->cores) * tm * tn * depth;
-    /* Not even a perfectly used engine would make these tiles in time. */
-    if (work / (c->macs * c->clock_hz) * ROUNDING > to->bound_s) return;
+    double waves = ceil_div(g->groups * rows * cols * split, c->cores), area = tm * tn;
+    /* Not even a perfectly used engine would make these tiles, and add up their parts, in time. */
+    double merge = split > 1 ? c->transfer_s + split * area * ACCUMULATOR_BYTES / c->core_bytes_per_s : 0;
+    double made = max2(waves * area * depth / (c->macs * c->clock_hz), to->once_s);
+    if ((made + merge) * ROUNDING > to->bound_s) return;
+    if (area * (ACCUMULATOR_BYTES + g->out_bytes) > c->core_bytes) return;
     double whole = nps_tile_cycles(c, tm, tn, depth);
+    if ((max2(waves * whole / c->clock_hz, to->once_s) + merge) * ROUNDING > to->bound_s) return;
     panel panels[NPS_KEEP_B + 1];
     int32_t some = 0;
     for (int32_t keep = NPS_KEEP_NONE; keep <= NPS_KEEP_B; keep++) {
@@ -200,7 +212,7 @@ static void scan_tile(const nps_tile_chip *c, const nps_tile_gemm *g, const menu
         if (g->only_keep && keep != g->only_keep - 1) continue;
         t->tm = tm, t->tn = tn, t->split = split, t->depth = depth, t->keep = keep;
         lay_panel(c, g, rows, cols, t);
-        t->least_s = panel_least_s(c, t, whole);
+        bound_panel(c, t, whole);
         some |= t->least_s <= to->bound_s;
     }
     for (int64_t l = 0; some && l < list->count_k; l += stride) {
@@ -212,6 +224,7 @@ static void scan_tile(const nps_tile_chip *c, const nps_tile_gemm *g, const menu
             if (t->least_s > to->bound_s) continue;
             to->tried++;
             if (held_bytes(c, g, t, tk) > c->core_bytes) continue;
+            if (steps_least_s(g, t, tk) > to->bound_s) continue;
             if (s.steps == 0) s = cut_steps(c, t, tk);
             keep_best(c, t, (int64_t)tk, &s, run_steps(c, g, t, tk, &s), to);
         }
@@ -231,7 +244,8 @@ int nps_tile_search(const nps_tile_chip *c, const nps_tile_gemm *g, int64_t coun
                     const void *tns, int64_t count_k, const void *tks, int64_t splits, const void *split_list,
                     nps_tile_result *best) {
     const menu list = {count_m, count_n, count_k, splits, tms, tns, tks, split_list};
-    search to = {DBL_MAX, NULL, 0};
+    double once = g->m * g->k * g->a_bytes * g->a_cold + g->k * g->n * g->b_bytes * g->b_cold + g->m * g->n * g->out_bytes * g->out_cold;
+    search to = {DBL_MAX, NULL, 0, g->groups * once / c->dram_bytes_per_s};
     /* A coarse look first: its best time rules most of the menu out. */
     if (count_m * count_n * count_k > 1000) scan(c, g, &list, 3, &to);
     best->time_s = DBL_MAX;
