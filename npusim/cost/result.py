@@ -19,6 +19,7 @@ from npusim.ops import Dim
 from npusim.workload import Op, Workload
 
 if TYPE_CHECKING:
+    from npusim.cost.power import PowerCapped
     from npusim.cost.trace_events import TraceFile
 
 FIDELITIES = ("roofline", "tile", "cycle")
@@ -69,6 +70,7 @@ class Cost:
         lower_bound_s: seconds no schedule of these operators on this chip can beat.
         host_s: host time per step, part of ``time_s``.
         by_hand: mappings that were given.
+        power: the clock and energy at which the step fits a power limit, where one was asked for.
     """
 
     workload: Workload
@@ -79,6 +81,7 @@ class Cost:
     lower_bound_s: Dim
     host_s: float = 0.0
     by_hand: Mapping[str, GemmMapping] = field(default_factory=dict)
+    power: PowerCapped | None = field(default=None, repr=False, compare=False)
 
     @property
     def mappings(self) -> dict[str, GemmMapping]:
@@ -138,6 +141,8 @@ class Cost:
     @property
     def energy_j(self) -> Dim | None:
         """Joules of all chips over the step, static share included; None without a TDP."""
+        if self.power is not None:
+            return self.power.energy_j
         constants = energy.energies(self.chip)
         if constants is None:
             return None
