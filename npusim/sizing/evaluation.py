@@ -87,15 +87,17 @@ class Pricer:
         for key, places in self._groups.items():
             cases = [self.plan.cases[place] for place in places]
             made = self._kperf(chip, cases) if key[0] == "kperf" else self._step(chip, key, cases)
-            table = self._table(chip, made, len(cases))
+            table = self._table(made, metrics["cost_usd"], len(cases))
             for place, row in zip(places, table, strict=True):
                 rows[place] = row
         return Outcome("done", "", metrics, tuple(row for row in rows if row is not None))
 
-    def _table(self, chip: Chip, made: dict[str, Any], size: int) -> list[Row]:
+    def _table(self, made: dict[str, Any], cost_usd: float | None, size: int) -> list[Row]:
         """Columns as rows; what is not finite is None."""
         made["power_w"] = _ratio(made.get("avg_power_w"), made.get("chips"))
-        made["usd_per_mtoken"] = bill.usd_per_mtoken(chip, made)
+        if "tpot_s" in made:
+            priced = (made.get(name) for name in ("avg_power_w", "chips"))
+            made["usd_per_mtoken"] = bill.usd_per_mtoken(made.get("tokens_per_s"), cost_usd, *priced)
         columns: list[list[Any]] = []
         for name in COLUMNS:
             value = made.get(name)
@@ -120,9 +122,10 @@ class Pricer:
         except DoesNotFit as error:
             return {"fits": False, "note": str(error)}
         work = self._workload(key, tp, model, fmt, cases, batch, tokens)
-        cost = estimate(work, chip, self.plan.fidelity)
+        cost = bill.settled(estimate(work, chip, self.plan.fidelity), self.plan.power)
         need = parallel.footprint(model, fmt, sequences=batch, tokens=tokens, tp=tp).total_bytes
-        return _of_step(cost, first.phase, batch, tokens) | {
+        joules = bill.energy_j(cost, self.plan.power)
+        return _of_step(cost, joules, first.phase, batch, tokens) | {
             "memory_bytes": need,
             "fits": need <= parallel.usable_bytes(chip),
             "chips": tp,
@@ -187,7 +190,7 @@ def _ratio(part: Any, whole: Any) -> Any:
     return None if part is None or whole is None else np.asarray(part) / np.asarray(whole)
 
 
-def _of_step(cost: Cost, phase: str, batch: np.ndarray, tokens: np.ndarray) -> dict[str, Any]:
+def _of_step(cost: Cost, joules: Any, phase: str, batch: np.ndarray, tokens: np.ndarray) -> dict[str, Any]:
     made = batch if phase == "decode" else batch * tokens
     rate = made / cost.time_s
     found: dict[str, Any] = {
@@ -201,7 +204,6 @@ def _of_step(cost: Cost, phase: str, batch: np.ndarray, tokens: np.ndarray) -> d
         "mbu": cost.mbu,
         "bound": cost.bound,
     }
-    joules = cost.energy_j
     if joules is not None:
         found |= {"energy_j": joules, "avg_power_w": joules / cost.time_s, "tokens_per_j": made / joules}
     return found

@@ -118,17 +118,17 @@ def _alone(data: dict[str, Any], chunk: Chunk, work: Work) -> Done:
 
 def _dask(data: dict[str, Any], chunks: Sequence[Chunk], workers: int, cluster: str, work: Work) -> Done:
     try:
-        from distributed import Client, LocalCluster, as_completed
-        from distributed.scheduler import KilledWorker
+        import distributed
     except ImportError:
         raise InputError(Problem("Dask is not installed", "--executor", hint="pip install 'npusim[dask]'")) from None
+    dask: Any = distributed
     local = None
     try:
         if cluster == "local":
-            local = LocalCluster(
+            local = dask.LocalCluster(
                 workers, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1"
             )
-        client = Client(local or cluster, timeout=30)
+        client = dask.Client(local or cluster, timeout=30)
     except (OSError, ValueError, TimeoutError) as error:
         problem = Problem(
             f"no Dask scheduler at {cluster}: {error}"[:300], "--cluster", allowed="local or tcp://HOST:PORT"
@@ -137,12 +137,12 @@ def _dask(data: dict[str, Any], chunks: Sequence[Chunk], workers: int, cluster: 
     try:
         # pure=False: equal chunks are still separate tasks; a lost worker's tasks are started again by Dask.
         futures = {client.submit(work, data, chunk, pure=False): chunk for chunk in chunks}
-        completed: Any = as_completed(list(futures))
+        completed: Any = dask.as_completed(list(futures))
         for future in completed:
             chunk = futures.pop(future)
             try:
                 outcomes = future.result()
-            except KilledWorker:
+            except dask.scheduler.KilledWorker:
                 if len(chunk) == 1:
                     yield chunk, [Outcome("failed", KILLED)]
                     continue

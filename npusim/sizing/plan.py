@@ -85,6 +85,7 @@ class _File(BaseModel):
     name: str = ""
     chip: str
     fidelity: Literal["roofline", "tile"] = "tile"
+    power: Literal["tdp", "bottom-up", "capped"] = "tdp"
     parameters: dict[str, Any] = {}
     derived: dict[str, Any] = {}
     constraints: tuple[Any, ...] = ()
@@ -108,6 +109,7 @@ class Plan:
         name: for reports.
         chip: the base chip.
         fidelity: ``roofline`` or ``tile``.
+        power: how power is modelled, one of ``bill.POWER``; K-Perf rows are priced from the TDP.
         parameters: name → values, SI.
         derived: name → expression, in the order they are evaluated.
         constraints: what designs and points have to keep to.
@@ -119,6 +121,7 @@ class Plan:
     name: str
     chip: Chip
     fidelity: str
+    power: str
     parameters: dict[str, Values]
     derived: dict[str, Expression]
     constraints: tuple[Constraint, ...]
@@ -228,8 +231,7 @@ def _make(document: yamlio.Document) -> Plan:
     parameters: dict[str, Values] = {}
     for name, given in read.parameters.items():
         try:
-            parameters[name] = _values(given)
-            _check_parameter(name, given, parameters[name], chip)
+            parameters[name] = parameter_values(name, given, chip)
         except InputError as error:
             problems += [document.problem(("parameters", name), p.message, p.allowed, p.hint) for p in error.problems]
     derived = _derived(read.derived, parameters, chip, document, problems)
@@ -239,7 +241,7 @@ def _make(document: yamlio.Document) -> Plan:
     if problems:
         raise InputError(problems)
     plan = Plan(
-        read.name or chip.name, chip, read.fidelity, parameters, derived, constraints,
+        read.name or chip.name, chip, read.fidelity, read.power, parameters, derived, constraints,
         tuple(_workload(work) for work in read.workloads), read.suite.model_dump() if read.suite else None,
         dict(document.data),
     )  # fmt: skip
@@ -311,6 +313,13 @@ def _range_values(spec: _Range) -> Values:
             values[-1] = high
     whole = isinstance(low, int) and isinstance(high, int) and isinstance(number(spec.step or 0), int)
     return tuple(dict.fromkeys(round(value) if whole else value for value in values))
+
+
+def parameter_values(name: str, given: Any, chip: Chip) -> Values:
+    """Values of one parameter, from a list, a range or a single one. Raises InputError when it cannot take them."""
+    values = _values(given)
+    _check_parameter(name, given, values, chip)
+    return values
 
 
 def _check_parameter(name: str, given: Any, values: Values, chip: Chip) -> None:

@@ -71,7 +71,7 @@ class Keys:
 
     def __init__(self, plan: Plan) -> None:
         cases = [case.to_dict() for case in plan.cases]
-        self._shared = _hash(code_version(), plan.fidelity, plan.chip.model_dump(mode="json"), cases)
+        self._shared = _hash(code_version(), plan.fidelity, plan.power, plan.chip.model_dump(mode="json"), cases)
         self.plan = _hash(self._shared, {name: list(values) for name, values in plan.parameters.items()},
                           {name: e.text for name, e in plan.derived.items()})  # fmt: skip
 
