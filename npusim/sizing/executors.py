@@ -22,6 +22,7 @@ Chunk = tuple[Design, ...]
 Work = Callable[[dict[str, Any], Chunk], list[Outcome]]
 Done = Iterator[tuple[Chunk, list[Outcome]]]
 KILLED = "the worker died of it"
+CONNECT_S = 20  # to reach a scheduler
 _PRICERS: dict[str, Pricer] = {}
 
 
@@ -32,6 +33,14 @@ def price_chunk(data: dict[str, Any], chunk: Chunk) -> list[Outcome]:
         _PRICERS.clear()
         _PRICERS[key] = Pricer(make_plan(data))
     return [_PRICERS[key].outcome(design) for design in chunk]
+
+
+def check(executor: str, workers: int) -> None:
+    """Raises InputError for an unknown executor or a number of workers out of range."""
+    if executor not in EXECUTORS:
+        raise unknown_name("executor", executor, EXECUTORS, "--executor")
+    if not 1 <= workers <= 4096:
+        raise InputError(Problem(f"{workers} workers", "--workers", allowed="1 to 4096"))
 
 
 def run(
@@ -51,10 +60,7 @@ def run(
     Raises:
         InputError: unknown executor, Dask not installed, or its scheduler not reached.
     """
-    if executor not in EXECUTORS:
-        raise unknown_name("executor", executor, EXECUTORS, "--executor")
-    if not 1 <= workers <= 4096:
-        raise InputError(Problem(f"{workers} workers", "--workers", allowed="1 to 4096"))
+    check(executor, workers)
     if executor == "serial":
         return _serial(data, chunks, work)
     if executor == "processes":
@@ -128,7 +134,7 @@ def _dask(data: dict[str, Any], chunks: Sequence[Chunk], workers: int, cluster: 
             local = dask.LocalCluster(
                 workers, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1"
             )
-        client = dask.Client(local or cluster, timeout=30)
+        client = dask.Client(local or cluster, timeout=CONNECT_S)
     except (OSError, ValueError, TimeoutError) as error:
         problem = Problem(
             f"no Dask scheduler at {cluster}: {error}"[:300], "--cluster", allowed="local or tcp://HOST:PORT"

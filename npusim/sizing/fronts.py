@@ -40,7 +40,7 @@ def knee(costs: ArrayLike) -> int:
 
 
 def nearest(costs: ArrayLike, point: ArrayLike, count: int) -> list[int]:
-    """Rows nearest to a point by ratio (Euclidean distance of logarithms), nearest first; rows with nan are left out."""
+    """Rows nearest to a point by ratio (distance of logarithms), nearest first; rows with nan are left out."""
     with np.errstate(invalid="ignore", divide="ignore"):
         distance = np.sqrt((np.log(np.asarray(costs, float) / np.asarray(point, float)) ** 2).sum(axis=1))
     order = np.argsort(distance, kind="stable")

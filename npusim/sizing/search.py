@@ -30,7 +30,10 @@ def search(
         import optuna
     except ImportError:
         problem = Problem(
-            "a space this large needs Optuna", "--vary", "at most 2000 designs", "pip install 'npusim[dse]'"
+            "a space this large needs Optuna",
+            "--vary",
+            allowed="at most 2000 designs",
+            hint="pip install 'npusim[dse]'",
         )
         raise InputError(problem) from None
     from npusim.sizing.sizes import costs

@@ -17,7 +17,7 @@ from npusim.sizing import answers, fronts
 from npusim.sizing.bill import POWER
 from npusim.sizing.plan import Values, parameter_values
 from npusim.sizing.quantities import HIGHER_IS_BETTER, Constraint, metric
-from npusim.sizing.targets import Judge, Judgement, Target, check_limits, parse_target
+from npusim.sizing.targets import Judge, Judgement, check_limits, parse_target
 
 GRID = 2_000  # designs; larger spaces are searched
 NEIGHBOURS = 8

@@ -15,7 +15,7 @@ import numpy as np
 from npusim.errors import InputError, Problem
 from npusim.sizing.cases import Case
 from npusim.sizing.evaluation import COLUMNS, Outcome
-from npusim.sizing.executors import Chunk, Work, price_chunk, run
+from npusim.sizing.executors import Chunk, Work, check, price_chunk, run
 from npusim.sizing.plan import Design, Plan, load_plan, make_plan
 from npusim.sizing.quantities import DESIGN_METRICS, POINT_METRICS
 from npusim.sizing.store import Keys, Store, StoreError
@@ -158,6 +158,7 @@ def sweep(
         InputError: a bad plan, or a store that cannot be used (``StoreError``).
     """
     checked = plan if isinstance(plan, Plan) else make_plan(plan) if isinstance(plan, Mapping) else load_plan(plan)
+    check(executor, workers)
     opened = store if isinstance(store, Store) else Store(store or ":memory:")
     try:
         keys = Keys(checked)

@@ -123,7 +123,9 @@ class Judge:
     def judge(self, chip: Chip) -> Judgement:
         """Prices ``chip``; what it cannot do is a violation, not an error."""
         figures = design_metrics(chip)
-        found, violated, bound = [], [], ""
+        found: list[dict[str, float | None]] = []
+        violated: list[str] = []
+        bound = ""
         for target in self.targets:
             try:
                 metrics, slowest = self._serve(chip, target, figures["cost_usd"])
