@@ -82,7 +82,7 @@ def _sweep_text(found: Sweep, file: str) -> str:
 @click.command()
 @click.option("--chip", default="npu-2pf", show_default=True, metavar="NAME|FILE", help="The chip that is varied.")
 @click.option("--target", "targets", multiple=True, required=True, metavar="TEXT",
-              help='Such as "llama-3.3-70b fp8 2048/2048 tpot<=20ms ttft<=2s concurrency>=64"; repeatable.')  # fmt: skip
+              help='Such as "llama-3.3-70b fp8 2048/2048 tpot<=20ms concurrency>=64"; repeatable.')  # fmt: skip
 @click.option("--vary", multiple=True, metavar="PATH=VALUES", help="4,6,8 or 4TB/s..9TB/s:6[:log].")
 @click.option("--max-power", metavar="W", help="Power of one chip, such as '600 W'.")
 @click.option("--max-area", metavar="MM2", help="Silicon of one chip, such as '800 mm2'.")

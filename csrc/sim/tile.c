@@ -7,6 +7,7 @@
 #include "csrc/sim/tile.h"
 
 #include <float.h>
+#include <math.h>
 #include <stddef.h>
 
 #define ACCUMULATOR_BYTES 4.0
@@ -208,7 +209,7 @@ static void scan_tile(const nps_tile_chip *c, const nps_tile_gemm *g, const menu
     int32_t some = 0;
     for (int32_t keep = NPS_KEEP_NONE; keep <= NPS_KEEP_B; keep++) {
         panel *t = &panels[keep];
-        t->least_s = DBL_MAX;
+        t->least_s = INFINITY;
         if (g->only_keep && keep != g->only_keep - 1) continue;
         t->tm = tm, t->tn = tn, t->split = split, t->depth = depth, t->keep = keep;
         lay_panel(c, g, rows, cols, t);

@@ -241,7 +241,7 @@ class Store:
                                  ("points", "unit, number")):  # fmt: skip
                 for row in self._db.execute(f"SELECT * FROM {table} ORDER BY {order}"):
                     lines.append(json.dumps([table, *row]))
-        return "\n".join(lines) + "\n"
+        return "".join(f"{line}\n" for line in lines)
 
 
 def _marks(columns: Iterable[str]) -> str:
