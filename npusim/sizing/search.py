@@ -44,9 +44,9 @@ def search(
     several = len(objectives) > 1
     sampler: Any
     if several:
-        sampler = optuna.samplers.NSGAIISampler(seed=seed, constraints_func=_violations, population_size=40)
+        sampler = optuna.samplers.NSGAIISampler(seed=seed, population_size=40)
     else:
-        sampler = optuna.samplers.TPESampler(seed=seed, constraints_func=_violations)
+        sampler = optuna.samplers.TPESampler(seed=seed)
     study = optuna.create_study(directions=["minimize"] * len(objectives), sampler=sampler)
     seen: dict[tuple[int, ...], Candidate] = {}
 
@@ -56,7 +56,7 @@ def search(
             parameters = {name: values[i] for (name, values), i in zip(space.items(), places, strict=True)}
             seen[places] = judged(parameters)
         verdict = seen[places].verdict
-        trial.set_user_attr("violated", len(verdict.violated))
+        trial.set_constraint("violated", float(len(verdict.violated)))
         values = [_WORST if value != value else value for value in costs(verdict, objectives)]
         if progress:
             progress(trial.number + 1, trials)
@@ -64,7 +64,3 @@ def search(
 
     study.optimize(objective, n_trials=trials)
     return list(seen.values()), "nsga2" if several else "tpe"
-
-
-def _violations(trial: Any) -> tuple[float]:
-    return (float(trial.user_attrs["violated"]),)

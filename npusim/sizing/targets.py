@@ -53,7 +53,9 @@ class Target:
 
 def parse_target(text: str) -> Target:
     """Reads a target. Raises InputError naming the word that is wrong."""
-    words = re.sub(r"\s*(<=|>=|<|>|=)\s*", r"\1", text[:500]).split()
+    packed = re.sub(r"\s*(<=|>=|<|>|=)\s*", r"\1", text[:500])
+    # A unit belongs to the number before it.
+    words = re.sub(r"([<>=][\d.eE+-]+)\s+(?=[^\s<>=]+(?:\s|$))", r"\1", packed).split()
     if len(words) < 3:
         raise InputError(Problem(f"{text[:80]!r} is not a target", "--target", allowed=EXAMPLE))
     load_model(words[0])
