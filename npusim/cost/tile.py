@@ -450,7 +450,11 @@ def _attention(op: Op, chip: Chip, work: Work) -> Priced:
 
 def _fitting_blocks(op: Op, chip: Chip) -> list[tuple[int, int]]:
     figures = machine(chip)
-    blocks = [block for block in _BLOCKS if _block_fits(op, chip, figures, *block)]
+    # One block that holds every row is as good as any larger one.
+    d = op.dims
+    most = float(np.max(d["heads"] / d["kv_heads"] * d["seq_q"]))
+    enough = min((rows for rows, _ in _BLOCKS if rows >= most), default=_BLOCKS[-1][0])
+    blocks = [block for block in _BLOCKS if block[0] <= enough and _block_fits(op, chip, figures, *block)]
     if not blocks:
         raise InputError(Problem(f"no attention block fits a core's memory of '{chip.name}'", "levels"))
     return blocks

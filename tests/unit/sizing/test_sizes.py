@@ -57,8 +57,8 @@ def test_bad_targets(text: str, told: str):
 @pytest.mark.parametrize("outputs", [1, 2, 77, 300])
 def test_metrics_are_those_of_kperf(outputs: int):
     chip = ns.load_chip("npu-2pf")
-    suite = Suite.model_validate({"format": "npusim-suite/1", "name": "s", "models": ("llama-3.1-8b",),
-                                  "precisions": ("fp8",), "lengths": ((999, outputs),), "concurrency": (16,)})  # fmt: skip
+    suite = Suite(format="npusim-suite/1", name="s", models=("llama-3.1-8b",), precisions=("fp8",),
+                  lengths=((999, outputs),), concurrency=(16,))  # fmt: skip
     row = ns.kperf(chip, suite=suite).rows[0]
     found = judge(f"llama-3.1-8b fp8 999/{outputs} concurrency>=16", power="tdp").judge(chip).metrics
     for name in ("ttft_s", "tpot_s", "tpot_loaded_s", "tokens_per_s", "tokens_per_j", "avg_power_w"):
