@@ -221,6 +221,10 @@ def dram_share(chip: Chip, run_bytes: Dim, scattered: bool, write_share: Dim) ->
     assert chip.memory is not None
     if stream_efficiency(chip) is None:
         return 1.0
+    if not np.ndim(run_bytes):  # sorting single numbers is much faster than sorting pairs
+        parts, inverse = np.unique(np.asarray(write_share, float), return_inverse=True)
+        found = [_share(chip.memory, float(run_bytes), scattered, part) for part in parts.tolist()]
+        return _plain(np.array(found)[inverse].reshape(np.shape(write_share)))
     sizes = np.broadcast_arrays(run_bytes, write_share)
     pairs, inverse = np.unique(np.stack([np.ravel(x) for x in sizes], axis=1), axis=0, return_inverse=True)
     shares = [_share(chip.memory, run, scattered, part) for run, part in pairs.tolist()]
