@@ -114,7 +114,8 @@ def size(targets: tuple[str, ...], as_json: bool, **options: Any) -> None:
     found = sizes.size(
         options["chip"], targets, vary=options["vary"], limits=limits,
         objectives=(*options["least"], *options["most"]) or ("cost",), fidelity=options["fidelity"],
-        power=options["power"], trials=options["trials"], seed=options["seed"], neighbours=more, inverse=more, sensitivity=more,
+        power=options["power"], trials=options["trials"], seed=options["seed"],
+        neighbours=more, inverse=more, sensitivity=more,
     )  # fmt: skip
     click.echo(json.dumps(found.to_dict(), indent=1, allow_nan=False) if as_json else _size_text(found))
     if not as_json:
