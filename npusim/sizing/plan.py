@@ -192,8 +192,15 @@ class Plan:
         for values in itertools.product(*self.case_axes.values()):
             known: dict[str, Any] = dict(zip(self.case_axes, values, strict=True))
             for name, expression in self.derived.items():
-                if name not in self._of_design:
-                    known[name] = expression.value(known)
+                if name in self._of_design:
+                    continue
+                mixed = sorted(used for used in expression.names if used in self._of_design or used[:5] == "chip.")
+                if mixed:
+                    what = f"'{name}' is the same for every chip, so it cannot depend on '{mixed[0]}'"
+                    raise InputError(
+                        Problem(what, "derived", allowed="parameters of models and serving, and names of your own")
+                    )
+                known[name] = expression.value(known)
             found += self._cases_of(known)
         return tuple(dict.fromkeys(found))
 

@@ -214,11 +214,18 @@ except StoreError as error:
         assert set(before.splitlines()) <= set(after.dump().splitlines())
         sweep(PLAN | {"parameters": {"chip.cores": [128]}}, store=file)
 
-    def test_a_read_only_file(self, tmp_path: Path):
+    @pytest.mark.parametrize("copied", [False, True])
+    def test_a_read_only_file(self, tmp_path: Path, copied: bool):
         file = tmp_path / "r.db"
+        Store(file)
+        holder = sqlite3.connect(file)  # as long as somebody reads, the log is not emptied
+        holder.execute("SELECT * FROM units").fetchall()
         sweep(PLAN, store=file)
-        sqlite3.connect(file).execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        file.chmod(0o444)
+        assert Path(f"{file}-wal").stat().st_size > 0
+        if copied:  # as a crash and a copy of both files leave them
+            Path(f"{file}-shm").unlink()
+        for one in tmp_path.iterdir():
+            one.chmod(0o444)
         tmp_path.chmod(0o555)
         code = f"""
 import os
