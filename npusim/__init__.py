@@ -46,6 +46,8 @@ _HOME = {
     "NpuError": "errors",
     "Unavailable": "errors",
     "Finding": "errors",
+    "size": "sizing.sizes",
+    "sweep": "sizing.sweeps",
 }
 
 __all__ = [
@@ -76,7 +78,9 @@ __all__ = [
     "load_suite",
     "norm",
     "prefill",
+    "size",
     "softmax",
+    "sweep",
     "systolic_cycles",
 ]
 
@@ -89,6 +93,8 @@ if TYPE_CHECKING:
     from npusim.kperf_suite import KPerf, kperf, load_suite
     from npusim.llm import decode, prefill
     from npusim.models import Model, load_model
+    from npusim.sizing.sizes import size
+    from npusim.sizing.sweeps import sweep
     from npusim.workload import (
         Op,
         Workload,

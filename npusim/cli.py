@@ -18,6 +18,7 @@ from npusim import __version__
 from npusim.compare_verb import compare
 from npusim.errors import InputError, NpuError, Problem
 from npusim.kernel_verbs import kernel
+from npusim.sizing_verbs import size, sweep
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,6 +49,8 @@ def cli() -> None:
 
 cli.add_command(compare)
 cli.add_command(kernel)
+cli.add_command(size)
+cli.add_command(sweep)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -11,6 +11,7 @@ int4: groups of 128 with one fp16 scale, as GPTQ and AWQ checkpoints store it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from npusim.errors import unknown_name
 
@@ -126,6 +127,7 @@ def get(name: str, path: str = "") -> Format:
     return FORMATS[key]
 
 
+@lru_cache(maxsize=512)
 def bits(name: str) -> float:
     """Bits per element including scales: ``bits("mxfp4") == 4.25``."""
     return get(name).bits

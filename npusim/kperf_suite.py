@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -345,6 +346,32 @@ def chip_notes(chip: Chip, fidelity: str = "roofline", power_cap: bool = False) 
     return notes
 
 
+@dataclass(frozen=True)
+class _Works:
+    """Steps of some rows: prefill and decode, weights of the decode's panels, and FLOPs and bytes of either of them on
+    one chip."""
+
+    steps: tuple[Workload, Workload]
+    weight: np.ndarray
+    useful: tuple[Any, ...]
+
+
+@lru_cache(maxsize=32)
+def _steps(
+    model: Model, fmt: Precision, tp: int, inputs: tuple[int, ...], outputs: tuple[int, ...], c: tuple[int, ...]
+) -> _Works:
+    """What does not depend on the chip; a sweep asks for it once per chip."""
+    kinds: dict[str, Any] = {"weights": fmt.weights, "activations": fmt.activations, "kv": fmt.kv, "tp": tp}
+    prompts = np.array(inputs)
+    middle, weight = panels(np.array(outputs) - 1)
+    first = prefill(model, batch=1, prompt=prompts, **kinds)
+    step = decode(model, batch=np.array(c)[:, None], context=prompts[:, None] + middle, **kinds)
+    # Of the unsharded model: ceilings and replication of tensor parallelism are not useful work.
+    alone = [as_workload(work, 1) for work in (first, step)]
+    useful = tuple(figure for work in alone for figure in (work.flops, work.bytes("weight", "kv")))
+    return _Works((first, step), weight, useful)
+
+
 @dataclass
 class _Case:
     """One chip, model and precision over the suite's grid."""
@@ -443,16 +470,10 @@ class _Case:
         inputs, outputs, c = (
             np.array([row[key] for row in rows]) for key in ("input_tokens", "output_tokens", "concurrency")
         )
-        kinds: dict[str, Any] = {
-            "weights": self.fmt.weights,
-            "activations": self.fmt.activations,
-            "kv": self.fmt.kv,
-            "tp": tp,
-        }
-        first = self._step_cost(prefill(self.model, batch=1, prompt=inputs, **kinds))
         steps = outputs - 1
-        middle, weight = panels(steps)
-        step = self._step_cost(decode(self.model, batch=c[:, None], context=inputs[:, None] + middle, **kinds))
+        works = _steps(self.model, self.fmt, tp, *(tuple(column.tolist()) for column in (inputs, outputs, c)))
+        first, step = (self._step_cost(work) for work in works.steps)
+        weight = works.weight
         self.sample = (first, step)
 
         def mean(value: Any) -> np.ndarray:
@@ -472,7 +493,7 @@ class _Case:
             "tokens_per_s_per_chip": throughput / tp,
             "tpot_loaded_s": np.where(steps > 0, (loop - ttft) / np.maximum(steps, 1), np.nan),
         }
-        columns |= self._utilisation(first, step, mean, c, steps, loop)
+        columns |= self._utilisation(first, step, works.useful, mean, c, steps, loop)
         bounds = _bounds(first, step, mean, c.shape)
         for index, row in enumerate(rows):
             for key, values in columns.items():
@@ -495,6 +516,7 @@ class _Case:
         self,
         first: Cost,
         step: Cost,
+        useful: tuple[Any, ...],
         mean: Callable[[Any], np.ndarray],
         c: np.ndarray,
         steps: np.ndarray,
@@ -502,11 +524,8 @@ class _Case:
     ) -> dict[str, Any]:
         assert self.chip.memory is not None and self.chip.memory.bandwidth_bytes_per_s
         _, peak = self.chip.peak_flops_per_s(self.fmt.engine)
-        # Work of the unsharded model: ceilings and replication of tensor parallelism are not useful work.
-        alone = [as_workload(cost.workload, 1) for cost in (first, step)]
-        flops = c * alone[0].flops + steps * mean(alone[1].flops)
-        useful = [work.bytes("weight", "kv") for work in alone]
-        moved = c * useful[0] + steps * mean(useful[1])
+        flops = c * useful[0] + steps * mean(useful[2])
+        moved = c * useful[1] + steps * mean(useful[3])
         tp = first.chips
         result: dict[str, Any] = {
             "mfu": flops / (loop * tp * peak),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +24,7 @@ MAX_COUNT = 2**62  # of elements, rows or tokens: a product of dimensions
 NO_WINDOW = MAX_DIM  # a sliding window that never binds
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Operand:
     """A tensor an operator reads or writes.
 
@@ -42,7 +43,7 @@ class Operand:
     role: str
     write: bool = False
 
-    @property
+    @cached_property
     def bytes(self) -> Dim:
         """Bytes including the share of scales."""
         bits = dtypes.bits(self.fmt)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from npusim import dtypes, units
 from npusim.chip import Chip
@@ -38,6 +39,7 @@ def _bytes(elements: Dim, fmt: str) -> Dim:
     return elements * dtypes.bits(fmt) / 8
 
 
+@lru_cache(maxsize=256)
 def weights_bytes(model: Model, fmt: Precision) -> float:
     """Bytes of all weights of a model: matrices in the weight format, embedding table and vectors in bf16.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from npusim.errors import InputError, Problem, unknown_name
 from npusim.ops import MAX_COUNT, MAX_DIM, NO_WINDOW, OPS, Dim, Operand, OpSpec, conv_output
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Op:
     """One operator: ``kind`` is a key of ``OPS``; ``count`` is how often the workload runs it.
 
@@ -42,12 +43,13 @@ class Op:
         """The row of ``OPS``."""
         return OPS[self.kind]
 
-    @property
+    # Many chips ask the same operator, and its dimensions may be large arrays: these are made once.
+    @cached_property
     def operands(self) -> tuple[Operand, ...]:
         """Tensors read and written, each once."""
         return self.spec.operands(self)
 
-    @property
+    @cached_property
     def flops(self) -> Dim:
         """Matrix-engine FLOPs (one MAC = 2)."""
         return self.spec.flops(self)
@@ -57,7 +59,7 @@ class Op:
         """Rate name the matrix engine runs at."""
         return self.spec.matrix_format(self)
 
-    @property
+    @cached_property
     def vector_ops(self) -> dict[str, Dim]:
         """Vector-unit operations by function class."""
         return self.spec.vector_ops(self)

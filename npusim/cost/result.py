@@ -104,11 +104,17 @@ class Cost:
         """Seconds spent in operators bound by each resource; they add up to ``time_s``."""
         shares: dict[str, Dim] = {"host": np.float64(self.host_s)} if self.host_s else {}
         for cost in self.ops:
-            slowest = np.asarray(cost.bound)
-            for resource in cost.seconds:
-                share = np.where(slowest == resource, cost.time_s, 0.0)
-                if np.any(share):
-                    shares[resource] = shares.get(resource, 0.0) + share
+            names, winner = _winner(cost.seconds)
+            first, last = int(winner.min()), int(winner.max())
+            # The usual operator is bound by the same resource everywhere.
+            parts = (
+                {first: np.asarray(cost.time_s, float)}
+                if first == last
+                else {i: np.where(winner == i, cost.time_s, 0.0) for i in range(max(first, 1), last + 1)}
+            )
+            for index, share in parts.items():
+                if index and np.any(share):
+                    shares[names[index]] = shares.get(names[index], 0.0) + share
         return shares
 
     @property
@@ -303,9 +309,14 @@ def _per(part: Dim, whole: Dim) -> Dim:
     return float(part / whole) if whole else 0.0
 
 
-def _slowest(seconds: dict[str, Dim]) -> Any:
+def _winner(seconds: dict[str, Dim]) -> tuple[list[str], np.ndarray]:
+    """Names, and the position of the slowest of them, elementwise."""
     # "none" wins ties at zero: an operator that costs nothing is bound by nothing.
     names = ["none", *seconds]
     stacked = np.stack(np.broadcast_arrays(0.0, *(np.asarray(s, float) for s in seconds.values())))
-    winner = np.argmax(stacked, axis=0)
+    return names, np.asarray(np.argmax(stacked, axis=0))
+
+
+def _slowest(seconds: dict[str, Dim]) -> Any:
+    names, winner = _winner(seconds)
     return names[int(winner)] if winner.ndim == 0 else np.array(names)[winner]

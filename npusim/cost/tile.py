@@ -13,6 +13,7 @@ there are too few rows.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -34,7 +35,7 @@ _ENGINES = {"systolic": _sim.lib.NPS_SYSTOLIC, "dot": _sim.lib.NPS_DOT, "tensorc
 _DATAFLOWS = {"os": _sim.lib.NPS_DATAFLOW_OS, "ws": _sim.lib.NPS_DATAFLOW_WS, "is": _sim.lib.NPS_DATAFLOW_IS}
 MATRIX_KINDS = ("gemm", "experts", "conv2d")
 UNLIMITED = 1e300  # a bandwidth nobody described
-Menu = tuple[list[int], list[int], list[int], list[int]]
+Menu = tuple[Sequence[int], Sequence[int], Sequence[int], Sequence[int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +117,21 @@ def memory_latency_s(memory: Memory) -> float:
     return float(dram.simulate(device, [0]).time_s)
 
 
+# The last chips asked about: a chip is frozen, and an estimate asks for every operator.
+_MACHINES: dict[int, tuple[Chip, Machine]] = {}
+
+
 def machine(chip: Chip) -> Machine:
-    """Reads the figures of ``chip`` that the tile model uses. Raises Unavailable when it lacks some."""
+    """The figures of ``chip`` that the tile model uses. Raises Unavailable when it lacks some."""
+    kept = _MACHINES.get(id(chip))
+    if kept is None or kept[0] is not chip:
+        if len(_MACHINES) >= 16:
+            _MACHINES.clear()
+        kept = _MACHINES[id(chip)] = (chip, _read_machine(chip))
+    return kept[1]
+
+
+def _read_machine(chip: Chip) -> Machine:
     chip.require("tile")
     assert chip.memory is not None and chip.cores is not None
     local = {name: level for name, level in chip.levels.items() if level.scope == "core"}
@@ -207,11 +221,14 @@ def dram_share(chip: Chip, run_bytes: Dim, scattered: bool, write_share: Dim) ->
     assert chip.memory is not None
     if stream_efficiency(chip) is None:
         return 1.0
+    if not np.ndim(run_bytes):  # sorting single numbers is much faster than sorting pairs
+        parts, inverse = np.unique(np.asarray(write_share, float), return_inverse=True)
+        found = [_share(chip.memory, float(run_bytes), scattered, part) for part in parts.tolist()]
+        return _plain(np.array(found)[inverse].reshape(np.shape(write_share)))
     sizes = np.broadcast_arrays(run_bytes, write_share)
-    shares = [
-        _share(chip.memory, float(run), scattered, float(part)) for run, part in zip(*map(np.ravel, sizes), strict=True)
-    ]
-    return _plain(np.array(shares).reshape(sizes[0].shape))
+    pairs, inverse = np.unique(np.stack([np.ravel(x) for x in sizes], axis=1), axis=0, return_inverse=True)
+    shares = [_share(chip.memory, run, scattered, part) for run, part in pairs.tolist()]
+    return _plain(np.array(shares)[inverse.ravel()].reshape(sizes[0].shape))
 
 
 @lru_cache(maxsize=2**16)
@@ -224,7 +241,8 @@ def _share(memory: Memory, run_bytes: float, scattered: bool, write_share: float
 # -- the menu ---------------------------------------------------------------------------------------------
 
 
-def _edges(size: int, quantum: int, parts: tuple[int, ...], most: int) -> list[int]:
+@lru_cache(maxsize=2**14)
+def _edges(size: int, quantum: int, parts: tuple[int, ...], most: int) -> tuple[int, ...]:
     """Tile edges for a dimension, large to small: quantum · 2^i and · 3·2^i, even cuts into few or over the cores."""
     grid = [quantum * factor << i for i in range(12) for factor in (1, 3)]
     found = {min(size, edge) for edge in grid if edge <= max(most, quantum)}
@@ -235,7 +253,7 @@ def _edges(size: int, quantum: int, parts: tuple[int, ...], most: int) -> list[i
         if edge <= most:
             found.add(edge)
             found.add(min(size, math.ceil(edge / quantum) * quantum))
-    return sorted(found, reverse=True)
+    return tuple(sorted(found, reverse=True))
 
 
 def quanta(chip: Chip) -> tuple[int, int, int]:
@@ -436,7 +454,11 @@ def _attention(op: Op, chip: Chip, work: Work) -> Priced:
 
 def _fitting_blocks(op: Op, chip: Chip) -> list[tuple[int, int]]:
     figures = machine(chip)
-    blocks = [block for block in _BLOCKS if _block_fits(op, chip, figures, *block)]
+    # One block that holds every row is as good as any larger one.
+    d = op.dims
+    most = float(np.max(d["heads"] / d["kv_heads"] * d["seq_q"]))
+    enough = min((rows for rows, _ in _BLOCKS if rows >= most), default=_BLOCKS[-1][0])
+    blocks = [block for block in _BLOCKS if block[0] <= enough and _block_fits(op, chip, figures, *block)]
     if not blocks:
         raise InputError(Problem(f"no attention block fits a core's memory of '{chip.name}'", "levels"))
     return blocks
@@ -446,10 +468,19 @@ def _block_table(op: Op, chip: Chip, work: Work) -> np.ndarray:
     """``_blocked`` of every block that fits: blocks × figures × shape of the dimensions."""
     figures = machine(chip)
     unit = c_chip(engine(chip, op.matrix_format), figures)
+    dims = [*op.dims.values(), *work.seconds.values(), work.dram_bytes]
+    shape = np.broadcast_shapes(*(np.shape(size) for size in dims))
+    # Blocks are one more dimension before the others.
+    blocks = np.array(_fitting_blocks(op, chip), float).T.reshape(2, -1, *([1] * len(shape)))
+    key_dim, value_dim = (float(np.max(op.dims[name])) for name in ("head_dim", "v_head_dim"))
+    cycles = [
+        _sim.lib.nps_tile_cycles(unit, rows, keys, key_dim) + _sim.lib.nps_tile_cycles(unit, rows, value_dim, keys)
+        for rows, keys in blocks.reshape(2, -1).T.tolist()
+    ]
     rate = _cache_bytes_per_s(op, chip)
-    tried = [_blocked(op, chip, figures, rate, unit, work, *block) for block in _fitting_blocks(op, chip)]
-    shape = np.broadcast_shapes(*(np.shape(part) for parts in tried for part in parts))
-    return np.stack([np.stack([np.broadcast_to(part, shape) for part in parts]) for parts in tried])
+    parts = _blocked(op, chip, figures, rate, work, np.array(cycles).reshape(blocks[0].shape), *blocks)
+    whole = (blocks.shape[1], *shape)
+    return np.stack([np.broadcast_to(part, whole) for part in parts], axis=1)
 
 
 def attention_block(op: Op, chip: Chip, work: Work) -> tuple[int, int]:
@@ -472,9 +503,11 @@ def _cache_bytes(op: Op) -> float:
 
 
 def _blocked(
-    op: Op, chip: Chip, figures: Machine, rate: Dim, unit: Any, work: Work, rows: int, keys: int
+    op: Op, chip: Chip, figures: Machine, rate: Dim, work: Work, cycles: np.ndarray, rows: np.ndarray, keys: np.ndarray
 ) -> tuple[Dim, ...]:
     """(time, main-memory bytes, busy seconds of ``_ATTENTION_RESOURCES``) with blocks of rows × keys.
+
+    ``cycles`` are the engine's for both products of one step.
 
     Query heads that share a KV head are rows of one matrix. A core takes a block of rows through its keys;
     when there are fewer blocks than cores, several cores share the keys of a block and merge once.
@@ -490,7 +523,6 @@ def _blocked(
     split = np.clip(np.floor(chip.cores / items), 1, steps)
     rounds = np.ceil(items * split / chip.cores) * np.ceil(steps / split)
 
-    cycles = _sim.lib.nps_tile_cycles(unit, rows, keys, key_dim) + _sim.lib.nps_tile_cycles(unit, rows, value_dim, keys)
     matrix_s, vector_s = rounds * cycles / chip.clock_hz, rounds * softmax_s(chip, rows * keys)
     busy = np.maximum(matrix_s, vector_s) if chip.core.vector.overlaps_matrix else matrix_s + vector_s
 
@@ -526,7 +558,7 @@ def _cache_bytes_per_s(op: Op, chip: Chip) -> Dim:
     return chip.memory.bandwidth_bytes_per_s * dram_share(chip, run, True, 0.0)
 
 
-def _reach(op: Op, positions: float, lone: Dim) -> Dim:
+def _reach(op: Op, positions: Dim, lone: Dim) -> Dim:
     """Keys a block of ``positions`` query positions visits: the average, or the most where every core has one block."""
     d = op.dims
     total = d["past"] + d["seq_q"]
@@ -538,10 +570,10 @@ def _reach(op: Op, positions: float, lone: Dim) -> Dim:
     return np.where(lone, most, np.minimum(average + block / 2, most))
 
 
-def softmax_s(chip: Chip, scores: int) -> float:
+def softmax_s(chip: Chip, scores: Dim) -> Dim:
     """Vector seconds of one core for the online softmax of ``scores``: 3 adds and 1 exponential each."""
     assert chip.cores is not None
-    total = 0.0
+    total: Dim = 0.0
     for function, count in (("add", 3), ("exp", 1)):
         rate = chip.vector_ops_per_s(function)
         total += count * scores * chip.cores / rate if rate else 0.0
