@@ -106,6 +106,11 @@ class Shapes:
         columns = self.table[which]
         return self.operation.build({name: columns[:, i] for i, name in enumerate(self.names)}, self.formats)
 
+    def scalar_ops(self) -> tuple[Op, ...]:
+        """Operators of the first shape, their dimensions plain numbers."""
+        ops = self.ops(np.array([0]))
+        return tuple(replace(op, dims={name: _scalar(value) for name, value in op.dims.items()}) for op in ops)
+
     def each(self, price: Callable[[tuple[Op, ...]], tuple[Floats, Array]]) -> tuple[Floats, Array, Array]:
         """(seconds, bound, reason) of every row by pricing each shape once.
 
@@ -136,6 +141,10 @@ class Shapes:
             half = len(which) // 2  # one shape out of range does not cost the others their price
             self._price(which[:half], price, seconds, bound, reason)
             self._price(which[half:], price, seconds, bound, reason)
+
+
+def _scalar(value: object) -> int:
+    return int(np.asarray(value).reshape(-1)[0])
 
 
 _LEAST = {"kv_prefill": 0.0, "kv_decode": 0.0}  # histories may be empty
