@@ -172,14 +172,15 @@ def uncalibrated(shapes: Shapes, chip: Chip, fidelity: str, residency: str) -> t
         )
 
     def price(ops: tuple[Op, ...]) -> tuple[Floats, Array]:
-        ready = tuple(_warm(op) for op in ops) if residency == "llc" else ops
+        ready = tuple(warm(op) for op in ops) if residency == "llc" else ops
         cost = estimate(Workload("rows", ready), chip, fidelity)
         return np.asarray(cost.time_s, float), np.asarray(cost.bound, object)
 
     return shapes.each(price)
 
 
-def _warm(op: Op) -> Op:
+def warm(op: Op) -> Op:
+    """The operator with every operand that fits found in the last-level cache."""
     return replace(op, llc=frozenset(operand.name for operand in op.operands))
 
 

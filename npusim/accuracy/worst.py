@@ -52,4 +52,7 @@ def operators(worst: Worst) -> tuple[Op, ...]:
     if formats is None:
         return ()
     shapes = pricing.Shapes(row, worst.op, formats)
-    return shapes.scalar_ops() if len(shapes.table) else ()
+    if not len(shapes.table):
+        return ()
+    ops = shapes.scalar_ops()
+    return tuple(map(pricing.warm, ops)) if pricing.residency_of(worst.software) == "llc" else ops
