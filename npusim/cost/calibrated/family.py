@@ -71,7 +71,17 @@ class Family(Protocol):
 
 
 # Where each family lives: module and attribute. Imported when it is asked for.
-FAMILIES: dict[str, str] = {}
+FAMILIES: dict[str, str] = {
+    "cube-gemm/1": "npusim.cost.calibrated.cube:GEMM",
+    "cube-quantised-gemm/1": "npusim.cost.calibrated.cube:QUANTISED_GEMM",
+    "systolic-gemm/1": "npusim.cost.calibrated.systolic:GEMM",
+    "grid-gemm/1": "npusim.cost.calibrated.grid:GEMM",
+    "collective-all_reduce/1": "npusim.cost.calibrated.collective:ALL_REDUCE",
+    "collective-all_gather/1": "npusim.cost.calibrated.collective:ALL_GATHER",
+    "collective-reduce_scatter/1": "npusim.cost.calibrated.collective:REDUCE_SCATTER",
+    "collective-all_to_all/1": "npusim.cost.calibrated.collective:ALL_TO_ALL",
+    "collective-send/1": "npusim.cost.calibrated.collective:SEND",
+}
 
 
 def family(name: str) -> Family:
