@@ -20,7 +20,7 @@ from npusim.accuracy.rows import Rows
 from npusim.accuracy.table import Array, Floats, Table
 from npusim.calibration import Calibration, Match
 from npusim.chip import Chip, find_chip, load_chip
-from npusim.cost.calibrated.family import family
+from npusim.cost.calibrated.family import Dims, family
 from npusim.errors import Unavailable
 
 KEYS = ("device", "op", "dtype", "software")
@@ -180,7 +180,7 @@ def _price_group(
     found.model[at], found.state[at] = usable, UNCALIBRATED
 
 
-def apply_document(found: Predicted, which: Array, dims: RowDims, chip: Chip, match: Match, dtype: str) -> Array:
+def apply_document(found: Predicted, which: Array, dims: Dims, chip: Chip, match: Match, dtype: str) -> Array:
     """Prices rows by a document, with their 80 % interval; returns the mask of those it gave a time.
 
     Args:
