@@ -30,7 +30,8 @@ class RowDims(Mapping[str, Floats]):
     """What a model of an operator may ask of rows: arrays of float64, nan where a row has no value.
 
     A name is a column (``m``, ``head_dim``, ``bytes``) or a numeric key of ``extra`` (``window``, ``topk``, ``tp``);
-    one that no row has is not in the mapping. ``latency_us`` and other measured figures are left out.
+    one that no row has is not in the mapping. ``skew`` is the exponent of a power-law ``dist`` of tokens over experts,
+    0 for a balanced one. ``latency_us`` and other measured figures are left out.
     """
 
     MEASURED = frozenset({"latency_us", "latency_ms", "latency_s", "ttft_ms", "tpot_ms", "throughput_tok_s", "cycles"})
@@ -43,13 +44,20 @@ class RowDims(Mapping[str, Floats]):
         if name in self.MEASURED:
             raise KeyError(name)
         if name not in self._found:
-            known = name in self.rows.numbers
-            read = _worded if name in _WORDS else type(self.rows).extra_number
-            self._found[name] = self.rows.column(name) if known else read(self.rows, name)
+            self._found[name] = self._read(name)
         values = self._found[name]
         if name not in self.rows.numbers and np.isnan(values).all():
             raise KeyError(name)
         return values
+
+    def _read(self, name: str) -> Floats:
+        if name in self.rows.numbers:
+            return self.rows.column(name)
+        if name == "skew":
+            texts = self.rows.extra("dist")
+            values = {text: _skew(text) for text in set(texts)}
+            return np.array([values[text] for text in texts], dtype=np.float64)
+        return _worded(self.rows, name) if name in _WORDS else self.rows.extra_number(name)
 
     def __iter__(self) -> Iterator[str]:
         return (name for name in self.rows.numbers if name not in self.MEASURED)
@@ -61,3 +69,11 @@ class RowDims(Mapping[str, Floats]):
         """Values of ``name`` with ``default`` where a row has none."""
         values = self.get(name)
         return np.full(len(self.rows), default) if values is None else np.where(np.isnan(values), default, values)
+
+
+def _skew(text: str) -> float:
+    """Exponent at the end of ``power_law_1.2``; nan for no text, 0 without an exponent."""
+    try:
+        return float(text.rpartition("_")[2])
+    except ValueError:
+        return 0.0 if text else float("nan")

@@ -116,10 +116,10 @@ def _layer(rows: RtlRows, row: int) -> workload.Op:
     r, s, p, q, c, k, n, stride = (
         int(rows.column(f"prob_{name}")[row]) for name in ("r", "s", "p", "q", "c", "k", "n", "wstride")
     )
-    int8 = {"a": "int8", "b": "int8", "out": "int8"}
     if r == s == q == 1:
-        return workload.gemm(p, k, c, **int8)
-    return workload.conv2d(n, (q - 1) * stride + s, (p - 1) * stride + r, c, k, s, r, stride=stride, **int8)
+        return workload.gemm(p, k, c, "int8", "int8", "int8")
+    height, width = (q - 1) * stride + s, (p - 1) * stride + r
+    return workload.conv2d(n, height, width, c, k, s, r, "int8", "int8", "int8", stride=stride)
 
 
 def predict_vision(rows: VisionRows, override: Chip | None) -> Predicted:

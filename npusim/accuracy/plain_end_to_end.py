@@ -108,4 +108,5 @@ def _seconds(rows: EndToEndRows, figure: Array, chip: Chip, model: Model, fmt: s
     mean_step = np.sum(np.broadcast_to(step, context.shape) * weight, axis=1)
     first = np.broadcast_to(first, batch.shape)
     total = first + (output - 1) * mean_step
-    return np.select([figure == "first token", figure == "output token"], [first, mean_step], total).astype(float)
+    found: Floats = np.select([figure == "first token", figure == "output token"], [first, mean_step], total)
+    return found

@@ -88,6 +88,11 @@ class Calibrations:
         elif which not in ("auto", "none"):
             self.named = (documents.load_calibration(which),)
 
+    def exact(self, chip: Chip, software: str, op: str, dtype: str) -> Match | None:
+        """The document of just this software, or None."""
+        found = documents.find(chip.name, software, op, dtype) if self.catalog else None
+        return None if found is None else Match(found, "calibrated")
+
     def match(self, chip: Chip, software: str, op: str, dtype: str) -> Match | None:
         """The best document for a group, or None."""
         if self.catalog:
@@ -164,12 +169,11 @@ def _price_group(
     naive = pricing.plain_roofline(pricing.Shapes(rows, op, formats), machine)
     found.roofline_s[which], found.bound[which], found.reason[which] = naive.time_s, naive.bound, naive.reason
     left = np.ones(len(which), dtype=bool)
+    dtype = str(rows.column("dtype")[0])
     for (software,), inside in groups([rows.column("software")]):
-        match = calibrations.match(chip, software, op, str(rows.column("dtype")[0]))
-        if match is not None:
-            part = rows.select(inside)
-            done = apply_document(found, which[inside], RowDims(part), chip, match, str(part.column("dtype")[0]))
-            left[inside] = ~done
+        for match, part in _documents(rows.select(inside), calibrations, chip, software, op, dtype):
+            at = inside[part]
+            left[at] = ~apply_document(found, which[at], RowDims(rows.select(at)), chip, match, dtype)
     if not left.any():
         return
     usable = fidelity if not machine.missing(fidelity) else "roofline"
@@ -178,6 +182,26 @@ def _price_group(
     at = which[left]
     found.predicted_s[at], found.reason[at] = seconds, reason
     found.model[at], found.state[at] = usable, UNCALIBRATED
+
+
+def _documents(
+    rows: Rows, calibrations: Calibrations, chip: Chip, software: str, op: str, dtype: str
+) -> Iterator[tuple[Match, Array]]:
+    """Documents for rows of one software with the indices each prices.
+
+    A stack may have several kernels for an operation; one with a document of its own goes by that.
+    """
+    kernel = rows.extra("kernel")
+    rest = np.ones(len(rows), dtype=bool)
+    for name in sorted(set(kernel.tolist()) - {""}):
+        own = calibrations.exact(chip, f"{software} kernel={name}", op, dtype)
+        if own is not None:
+            mask = kernel == name
+            rest &= ~mask
+            yield own, np.flatnonzero(mask)
+    match = calibrations.match(chip, software, op, dtype) if rest.any() else None
+    if match is not None:
+        yield match, np.flatnonzero(rest)
 
 
 def apply_document(found: Predicted, which: Array, dims: Dims, chip: Chip, match: Match, dtype: str) -> Array:

@@ -106,6 +106,11 @@ class Shapes:
         columns = self.table[which]
         return self.operation.build({name: columns[:, i] for i, name in enumerate(self.names)}, self.formats)
 
+    def scalar_ops(self) -> tuple[Op, ...]:
+        """Operators of the first shape, their dimensions plain numbers."""
+        ops = self.ops(np.array([0]))
+        return tuple(replace(op, dims={name: _scalar(value) for name, value in op.dims.items()}) for op in ops)
+
     def each(self, price: Callable[[tuple[Op, ...]], tuple[Floats, Array]]) -> tuple[Floats, Array, Array]:
         """(seconds, bound, reason) of every row by pricing each shape once.
 
@@ -138,6 +143,10 @@ class Shapes:
             self._price(which[half:], price, seconds, bound, reason)
 
 
+def _scalar(value: object) -> int:
+    return int(np.asarray(value).reshape(-1)[0])
+
+
 _LEAST = {"kv_prefill": 0.0, "kv_decode": 0.0}  # histories may be empty
 
 
@@ -163,14 +172,15 @@ def uncalibrated(shapes: Shapes, chip: Chip, fidelity: str, residency: str) -> t
         )
 
     def price(ops: tuple[Op, ...]) -> tuple[Floats, Array]:
-        ready = tuple(_warm(op) for op in ops) if residency == "llc" else ops
+        ready = tuple(warm(op) for op in ops) if residency == "llc" else ops
         cost = estimate(Workload("rows", ready), chip, fidelity)
         return np.asarray(cost.time_s, float), np.asarray(cost.bound, object)
 
     return shapes.each(price)
 
 
-def _warm(op: Op) -> Op:
+def warm(op: Op) -> Op:
+    """The operator with every operand that fits found in the last-level cache."""
     return replace(op, llc=frozenset(operand.name for operand in op.operands))
 
 

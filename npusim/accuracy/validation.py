@@ -178,18 +178,16 @@ class Validation:
         return score.score(predicted, measured)
 
     def worst(self, count: int) -> list[Worst]:
-        """The rows with the largest factor between prediction and measurement, one of each shape and group."""
+        """The row of each group with the largest factor between prediction and measurement, largest first."""
         found: list[tuple[float, Predicted, int]] = []
         for table in self.tables:
-            at = np.flatnonzero(table.priced)
-            factor = np.abs(np.log(table.predicted_s[at] / table.measured_s[at]))
-            order = np.argsort(-factor, kind="stable")[: 20 * count]
-            found += [(float(factor[i]), table, int(at[i])) for i in order]
-        chosen: dict[tuple[str, ...], Worst] = {}
-        for _, table, row in sorted(found, key=lambda item: -item[0]):
-            one = _worst(table, row)
-            chosen.setdefault((one.device, one.op, one.dtype, one.software, one.shape), one)
-        return list(chosen.values())[:count]
+            for _, which in groups([table.keys[name] for name in KEYS]):
+                at = which[table.priced[which] & (table.predicted_s[which] > 0)]
+                if len(at):
+                    factor = np.abs(np.log(table.predicted_s[at] / table.measured_s[at]))
+                    found.append((float(factor.max()), table, int(at[factor.argmax()])))
+        found.sort(key=lambda item: -item[0])
+        return [_worst(table, row) for _, table, row in found[:count]]
 
     def to_dict(self) -> dict[str, Any]:
         """The object ``npusim validate --json`` prints."""
