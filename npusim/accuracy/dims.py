@@ -9,6 +9,23 @@ import numpy as np
 from npusim.accuracy.table import Floats, Table
 
 
+# Words of ``extra`` as numbers: name → (key, what its values mean by a part of their spelling).
+_WORDS: Mapping[str, tuple[str, tuple[tuple[str, float], ...]]] = {
+    "eager": ("kernel", (("eager", 1.0), ("", 0.0))),
+    "fidelity_passes": ("fidelity", (("LoFi", 1.0), ("HiFi2", 2.0), ("HiFi3", 3.0), ("HiFi4", 4.0))),
+    "a_in_dram": ("in0", (("DRAM", 1.0), ("L1", 0.0))),
+    "untuned": ("cfg", (("out-of-box", 1.0), ("tuned", 0.0))),
+    "host_dispatch": ("trace", (("False", 1.0), ("True", 0.0))),
+}
+
+
+def _worded(rows: Table, name: str) -> Floats:
+    key, meanings = _WORDS[name]
+    texts = rows.extra(key)
+    known = {text: next((v for part, v in meanings if part in text), np.nan) for text in set(texts) if text}
+    return np.array([known.get(text, np.nan) for text in texts], dtype=np.float64)
+
+
 class RowDims(Mapping[str, Floats]):
     """What a model of an operator may ask of rows: arrays of float64, nan where a row has no value.
 
@@ -40,7 +57,7 @@ class RowDims(Mapping[str, Floats]):
             texts = self.rows.extra("dist")
             values = {text: _skew(text) for text in set(texts)}
             return np.array([values[text] for text in texts], dtype=np.float64)
-        return self.rows.extra_number(name)
+        return _worded(self.rows, name) if name in _WORDS else self.rows.extra_number(name)
 
     def __iter__(self) -> Iterator[str]:
         return (name for name in self.rows.numbers if name not in self.MEASURED)

@@ -13,6 +13,7 @@ import numpy as np
 
 from npusim.accuracy import pricing, score
 from npusim.accuracy.other_tables import predict_collectives, predict_rtl, predict_vision
+from npusim.accuracy.end_to_end import apply_steps
 from npusim.accuracy.plain_end_to_end import predict_end_to_end
 from npusim.accuracy.prediction import KEYS, Calibrations, Predicted, chip_argument, groups, predict_kernels
 from npusim.accuracy.rows import CollectiveRows, EndToEndRows, Measured, Rows, RtlRows, VisionRows, load_measured
@@ -245,7 +246,7 @@ def _predict(table: Table, override: Chip | None, documents: Calibrations, fidel
     if isinstance(table, CollectiveRows):
         return predict_collectives(table, override, documents, fidelity)
     if isinstance(table, EndToEndRows):
-        return predict_end_to_end(table, override, fidelity)
+        return apply_steps(predict_end_to_end(table, override, fidelity), override, documents)
     if isinstance(table, RtlRows):
         return predict_rtl(table, override)
     assert isinstance(table, VisionRows)

@@ -71,7 +71,19 @@ class Family(Protocol):
 
 
 # Where each family lives: module and attribute. Imported when it is asked for.
-FAMILIES: dict[str, str] = {}
+FAMILIES: dict[str, str] = {
+    "gpu-gemm/1": "npusim.cost.calibrated.gemm:GPU_GEMM",
+    "cube-gemm/1": "npusim.cost.calibrated.cube:GEMM",
+    "cube-quantised-gemm/1": "npusim.cost.calibrated.cube:QUANTISED_GEMM",
+    "systolic-gemm/1": "npusim.cost.calibrated.systolic:GEMM",
+    "grid-gemm/1": "npusim.cost.calibrated.grid:GEMM",
+    "collective-all_reduce/1": "npusim.cost.calibrated.collective:ALL_REDUCE",
+    "collective-all_gather/1": "npusim.cost.calibrated.collective:ALL_GATHER",
+    "collective-reduce_scatter/1": "npusim.cost.calibrated.collective:REDUCE_SCATTER",
+    "collective-all_to_all/1": "npusim.cost.calibrated.collective:ALL_TO_ALL",
+    "collective-send/1": "npusim.cost.calibrated.collective:SEND",
+    "step/1": "npusim.cost.calibrated.step:STEP",
+}
 
 
 def family(name: str) -> Family:
@@ -81,3 +93,26 @@ def family(name: str) -> Family:
     module, _, attribute = FAMILIES[name].partition(":")
     found: Family = getattr(import_module(module), attribute)
     return found
+
+
+# Operators of the rows → (category of the chip, "" for any; family): what ``npusim calibrate`` fits.
+OPERATORS: dict[str, tuple[tuple[str, str], ...]] = {
+    **dict.fromkeys(("gemm", "linear", "bmm", "matmul"), (("gpu", "gpu-gemm/1"),)),
+}
+
+
+def family_of(op: str, category: str) -> Family | None:
+    """The family that models an operator of the rows on a category of chips, if there is one."""
+    for wanted, name in OPERATORS.get(op.lower(), ()):
+        if wanted in ("", category):
+            return family(name)
+    return None
+
+
+def alternatives(model: Family, dtype: str, residency: str) -> tuple[dict[str, float], ...]:
+    """Sets of parameters a fit holds fixed and tries one after the other: discrete choices, and what does not apply.
+
+    A family states them by a method ``alternatives(dtype, residency)``; without it nothing is fixed.
+    """
+    stated = getattr(model, "alternatives", None)
+    return ({},) if stated is None else tuple(stated(dtype, residency))
