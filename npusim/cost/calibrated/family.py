@@ -71,7 +71,17 @@ class Family(Protocol):
 
 
 # Where each family lives: module and attribute. Imported when it is asked for.
-FAMILIES: dict[str, str] = {}
+FAMILIES: dict[str, str] = {
+    "attention-decode/1": "npusim.cost.calibrated.attention_decode:ATTENTION_DECODE",
+    "attention-prefill/1": "npusim.cost.calibrated.attention_prefill:ATTENTION_PREFILL",
+    "attention-chunked/1": "npusim.cost.calibrated.attention_prefill:ATTENTION_CHUNKED",
+    "attention-mixed/1": "npusim.cost.calibrated.attention_mixed:ATTENTION_MIXED",
+    "attention-encoder/1": "npusim.cost.calibrated.attention_prefill:ATTENTION_ENCODER",
+    "mla-decode/1": "npusim.cost.calibrated.attention_decode:MLA_DECODE",
+    "mla-prefill/1": "npusim.cost.calibrated.attention_prefill:MLA_PREFILL",
+    "moe/1": "npusim.cost.calibrated.moe:MOE",
+    "vector/1": "npusim.cost.calibrated.vector:VECTOR",
+}
 
 
 def family(name: str) -> Family:
