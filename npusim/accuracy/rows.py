@@ -36,6 +36,11 @@ class Rows(Table):
     required = ("device", "op", "dtype", "latency_us")
 
     @classmethod
+    def matches(cls, header: set[str]) -> bool:
+        """The required columns, and not those of a collective."""
+        return super().matches(header) and "ranks" not in header
+
+    @classmethod
     def checks(cls, columns: Mapping[str, Array]) -> Iterator[tuple[Array, str, str, str]]:
         """Positive times, whole positive dimensions, the dimensions the operation needs, known formats."""
         yield from _positive_times(columns, ("latency_us",))
