@@ -14,13 +14,13 @@ from itertools import product
 import numpy as np
 
 from npusim.accuracy.devices import chip_of
-from npusim.accuracy.fitting import Fit, NotConverged, Search, fit
+from npusim.accuracy.fitting import Fit, Search, fit
 from npusim.accuracy.rows import Rows
-from npusim.calibration import FORMAT, Calibration, Provenance
+from npusim.calibration import FORMAT, Calibration, Parameter, Provenance
 from npusim.chip import Chip, load_chip
 from npusim.cost.calibrated.family import Family
 from npusim.cost.calibrated.vector import TRAFFIC, UNARY_TRAFFIC, VECTOR
-from npusim.errors import InputError, Unavailable
+from npusim.errors import Unavailable
 
 MIN_ROWS = 80  # of a kernel that is not the stack's usual one, to get a document of its own
 SEARCH_ROWS = 600
@@ -103,6 +103,20 @@ def starting_at(family: Family, values: Mapping[str, float]) -> Family:
     return begun
 
 
+def bounded(parameters: dict[str, Parameter], family: Family) -> dict[str, Parameter]:
+    """Intervals cut at the plausible bounds of their parameters."""
+    bounds = {spec.name: spec for spec in family.parameters}
+    return {
+        name: Parameter(
+            value=p.value,
+            low=min(max(p.low, bounds[name].low), p.value),
+            high=max(min(p.high, bounds[name].high), p.value),
+            unit=p.unit,
+        )
+        for name, p in parameters.items()
+    }
+
+
 def known_parameters(family: Family, op: str) -> dict[str, float]:
     """Parameters the operator itself settles: the elements a vector operator moves per element of its output."""
     return {"traffic": TRAFFIC.get(op, UNARY_TRAFFIC)} if family is VECTOR else {}
@@ -127,7 +141,7 @@ def choose_menus(
 
     def tried(choice: Mapping[str, float]) -> tuple[float, dict[str, float]]:
         search = Search(family.parameters, predict, latency_s, None, choice, SEARCH_ROWS, seed)
-        values, _ = search.run(rows)
+        values = search.run(rows)[0]
         return float(np.mean(np.abs(np.log(predict(rows, values) / latency_s[rows])))), values
 
     offered: Mapping[str, tuple[float, ...]] = getattr(family, "menus", {})
@@ -178,15 +192,10 @@ def fit_group(
         op=group.op,
         dtype=group.dtype,
         family=family.name,
-        parameters=found.require_converged().document_parameters(family),
+        parameters=bounded(found.require_converged().document_parameters(family), family),
         rows=len(latency_s),
         source=source,
         cross_validation=found.cross_validation(),
         residuals=found.residuals(),
     )
     return document, found
-
-
-__all__ = [
-    "Group", "InputError", "NotConverged", "choose_menus", "dims_of", "fit_group", "groups", "variant",
-]  # fmt: skip

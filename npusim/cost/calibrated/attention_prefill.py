@@ -3,7 +3,8 @@
 A block computes ``tile_m`` query rows of one head against the keys they see, ``tile_n`` at a time (FlashAttention-2,
 Dao 2023). Tiles wholly above the causal diagonal, or wholly left of the sliding window, are skipped:
 
-    rows   = ceil(new / tile_m) blocks of each head (group · new rows of each KV head when heads are packed)
+    rows   = ceil(new / tile_m) blocks of each head; of each KV head, with group · new rows, when heads are packed:
+             always, never, or for single tokens without a window (FlashAttention-2 in vLLM)
     tiles  = Σ over blocks of ceil(keys the block sees / tile_n)
     tile   = 4 · tile_m · tile_n · head_dim / (engine(head_dim) · peak / cores)
     cores  = max(all tiles / cores, longest block) + tail · longest block · (1 − filled)
@@ -34,6 +35,8 @@ from npusim.cost.calibrated.attention_machine import (
     strongest,
 )
 from npusim.cost.calibrated.family import Dims, ParameterSpec, Times
+
+EVERY = 2.0**20  # packing up to this many tokens: always
 
 
 @dataclass(frozen=True)
@@ -134,12 +137,12 @@ class AttentionPrefill:
         ParameterSpec("overlap", 1, 8, 2.5, "1", "exponent p of the sum of core time and memory time"),
         ParameterSpec("tile_m", 16, 512, 128, "rows", "query rows of a block", log=False),
         ParameterSpec("tile_n", 16, 256, 64, "keys", "keys of a tile", log=False),
-        ParameterSpec("packed", 0, 1, 0, "1", "1: the heads of a group share the rows of a block", log=False),
+        ParameterSpec("packed_upto", 0, EVERY, 0, "tokens", "heads share a block up to this many tokens", log=False),
         ParameterSpec("window_skips", 0, 1, 1, "1", "1: tiles outside a sliding window are skipped", log=False),
     )
     menus: ClassVar[Mapping[str, tuple[float, ...]]] = {
         "tile_m": (128.0, 64.0, 256.0),
-        "packed": (0.0, 1.0),
+        "packed_upto": (0.0, EVERY, 1.0),
         "window_skips": (1.0, 0.0),
         "tile_n": (64.0, 128.0),
     }
@@ -161,7 +164,8 @@ def engine_fraction(head_dim: np.ndarray, p: Mapping[str, float]) -> np.ndarray:
 
 def core_seconds(m: Machine, s: PrefillShape, p: Mapping[str, float]) -> np.ndarray:
     """Time of the cores: blocks spread over them, and the tail of the last wave."""
-    packed = np.where(np.isnan(s.packed), p["packed"], s.packed) >= 0.5
+    own = (s.new <= p["packed_upto"]) & ((p["packed_upto"] > 1) | (s.window <= 0))
+    packed = np.where(np.isnan(s.packed), own, s.packed >= 0.5)
     rows = np.where(packed, np.maximum(p["tile_m"] * s.kv_heads / s.heads, 1), p["tile_m"])
     heads = s.batch * np.where(packed, s.kv_heads, s.heads)
     tiles, longest = visited_tiles(s, rows, p["tile_n"], p["window_skips"] >= 0.5)

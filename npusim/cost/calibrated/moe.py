@@ -50,13 +50,18 @@ class MoeFamily:
         ParameterSpec("local_passes", 0.01, 30, 1, "1", "passes over the activations of this rank's pairs"),
         ParameterSpec("expert_us", 0.001, 30, 0.2, "us", "per expert held, on one core: sorting, offsets"),
         ParameterSpec("imbalance", 0.01, 10, 1.5, "1", "load of the hottest rank under a power law"),
+        ParameterSpec("chance", 0.01, 10, 1, "1", "excess of the busiest rank over the mean, in Poisson deviations"),
         ParameterSpec("spread", 0.05, 1, 0.5, "1", "experts a skewed choice reaches, in tokens of an even one"),
         ParameterSpec("overlap", 1, 8, 3, "1", "exponent p of the sum of core time and memory time"),
         ParameterSpec("tile_m", 8, 256, 64, "rows", "tokens of a tile", log=False),
         ParameterSpec("tile_n", 16, 256, 128, "columns", "columns of a tile", log=False),
         ParameterSpec("gated", 2, 3, 3, "1", "weight matrices of an expert", log=False),
     )
-    menus: ClassVar[Mapping[str, tuple[float, ...]]] = {"tile_m": (64.0, 16.0, 128.0), "tile_n": (128.0, 64.0)}
+    menus: ClassVar[Mapping[str, tuple[float, ...]]] = {
+        "tile_m": (64.0, 16.0, 128.0),
+        "tile_n": (128.0, 64.0),
+        "gated": (3.0, 2.0),
+    }
 
     def seconds(self, chip: Chip, dtype: str, dims: Dims, parameters: Mapping[str, float]) -> Times:
         """Times of expert layers; see ``Family.seconds``."""
@@ -70,8 +75,12 @@ class MoeFamily:
         skewed = column(dims, "skew", 0)
         held = np.maximum(experts / ep, 1)
         peak_load = 1 + p["imbalance"] * skewed**2 * np.sqrt(2 * np.log(np.maximum(ep, 1)) / held)
-        pairs = np.maximum(tokens * topk / ep * np.where(skewed > 0, np.minimum(peak_load, ep), 1), 1)
-        even = tokens * np.where(skewed > 0, p["spread"], 1)
+        mean = tokens * topk / ep
+        # The busiest of ep ranks also has the largest of ep Poisson counts.
+        chance = np.sqrt(2 * np.log(np.maximum(ep, 1)) * mean)
+        busiest = np.minimum(mean * peak_load + p["chance"] * chance, mean * ep)
+        pairs = np.maximum(np.where(skewed > 0, busiest, mean), 1)
+        even = pairs * ep / topk * np.where(skewed > 0, p["spread"], 1)
         reached = np.clip(held * -np.expm1(even * np.log1p(-np.minimum(topk / experts, 0.999))), 1, held)
         reached = np.minimum(reached, pairs)
         row_tiles = reached * np.ceil(pairs / reached / p["tile_m"])
