@@ -139,6 +139,7 @@ class AttentionPrefill:
         ParameterSpec("tile_n", 16, 256, 64, "keys", "keys of a tile", log=False),
         ParameterSpec("packed_upto", 0, EVERY, 0, "tokens", "heads share a block up to this many tokens", log=False),
         ParameterSpec("window_skips", 0, 1, 1, "1", "1: tiles outside a sliding window are skipped", log=False),
+        ParameterSpec("tile_shrinks", 0, 1, 0, "1", "1: short sequences get smaller tiles", log=False),
     )
     menus: ClassVar[Mapping[str, tuple[float, ...]]] = {
         "tile_m": (128.0, 64.0, 256.0),
@@ -171,12 +172,19 @@ def core_seconds(m: Machine, s: PrefillShape, p: Mapping[str, float]) -> np.ndar
     tiles, longest = visited_tiles(s, rows, p["tile_n"], p["window_skips"] >= 0.5)
     width = (s.key_dim + s.value_dim) / 2
     flops = 4 * p["tile_m"] * p["tile_n"] * width
+    if p["tile_shrinks"] >= 0.5:
+        flops = flops * _used(rows, s.new) * _used(np.full(len(rows), p["tile_n"]), s.keys)
     tile_s = flops / (engine_fraction(width, p) * m.matrix_flops / m.cores)
     blocks = heads * np.ceil(s.new / rows) * s.splits
     block_s = longest / s.splits * tile_s + p["block_us"] * US
     total = heads * tiles * tile_s + blocks * p["block_us"] * US
     waiting = 1 - 1 / np.maximum(blocks / m.cores, 1)
     return np.asarray(np.maximum(total / m.cores, block_s) + p["tail"] * block_s * waiting / 2)
+
+
+def _used(tile: np.ndarray, length: np.ndarray) -> np.ndarray:
+    """Share of a tile's edge that a sequence needs, in powers of two from 16."""
+    return np.asarray(np.minimum(2 ** np.ceil(np.log2(np.maximum(length, 16))) / tile, 1))
 
 
 def prefill_times(m: Machine, s: PrefillShape, p: Mapping[str, float]) -> Times:
@@ -203,6 +211,11 @@ class MlaPrefill(AttentionPrefill):
     """
 
     name: str = "mla-prefill/1"
+    menus: ClassVar[Mapping[str, tuple[float, ...]]] = {
+        "tile_shrinks": (1.0, 0.0),
+        "tile_m": (128.0, 64.0, 256.0),
+        "tile_n": (64.0, 128.0),
+    }
 
     def shape(self, dims: Dims, dtype: str) -> PrefillShape:
         """Columns of MLA prefill rows; the expanded keys and values are in the query's format."""
