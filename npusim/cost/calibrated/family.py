@@ -83,6 +83,15 @@ FAMILIES: dict[str, str] = {
     "collective-all_to_all/1": "npusim.cost.calibrated.collective:ALL_TO_ALL",
     "collective-send/1": "npusim.cost.calibrated.collective:SEND",
     "step/1": "npusim.cost.calibrated.step:STEP",
+    "attention-decode/1": "npusim.cost.calibrated.attention_decode:ATTENTION_DECODE",
+    "attention-prefill/1": "npusim.cost.calibrated.attention_prefill:ATTENTION_PREFILL",
+    "attention-chunked/1": "npusim.cost.calibrated.attention_prefill:ATTENTION_CHUNKED",
+    "attention-mixed/1": "npusim.cost.calibrated.attention_mixed:ATTENTION_MIXED",
+    "attention-encoder/1": "npusim.cost.calibrated.attention_prefill:ATTENTION_ENCODER",
+    "mla-decode/1": "npusim.cost.calibrated.attention_decode:MLA_DECODE",
+    "mla-prefill/1": "npusim.cost.calibrated.attention_prefill:MLA_PREFILL",
+    "moe/1": "npusim.cost.calibrated.moe:MOE",
+    "vector/1": "npusim.cost.calibrated.vector:VECTOR",
 }
 
 
