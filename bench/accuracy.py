@@ -125,13 +125,13 @@ def measure(folder: Path, classes: Sequence[AccuracyClass] = CLASSES) -> list[Re
     for kind in classes:
         if kind.files not in found:
             print(f"  {', '.join(kind.files)}", flush=True)
-            found[kind.files] = validate(_thinned(load_measured([str(folder / f) for f in kind.files]), kind.thin))
+            found[kind.files] = validate(thinned(load_measured([str(folder / f) for f in kind.files]), kind.thin))
         groups = tuple(group for group in found[kind.files].groups if kind.holds(group))
         results.append(Result(kind, groups, published(folder, kind)))
     return results
 
 
-def _thinned(measured: Measured, step: int) -> Measured:
+def thinned(measured: Measured, step: int) -> Measured:
     """Every ``step``-th row of each table."""
     tables = {field.name: getattr(measured, field.name) for field in fields(measured)}
     thin = {name: t.select(np.arange(0, len(t), step)) for name, t in tables.items() if isinstance(t, Table)}

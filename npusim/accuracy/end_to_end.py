@@ -68,9 +68,7 @@ def stated(rows: EndToEndRows) -> Array:
     return np.asarray(known & ~other)
 
 
-def columns(
-    rows: EndToEndRows, figure: Array, override: Chip | None = None
-) -> tuple[dict[str, np.ndarray], Array]:
+def columns(rows: EndToEndRows, figure: Array, override: Chip | None = None) -> tuple[dict[str, np.ndarray], Array]:
     """Columns of ``step/1`` for rows, and why some have none (``""`` for those that do).
 
     Args:
