@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -12,7 +13,8 @@ from npusim.accuracy.table import Floats, Table
 class RowDims(Mapping[str, Floats]):
     """What a model of an operator may ask of rows: arrays of float64, nan where a row has no value.
 
-    A name is a column (``m``, ``head_dim``, ``bytes``) or a numeric key of ``extra`` (``window``, ``topk``, ``tp``);
+    A name is a column (``m``, ``head_dim``, ``bytes``) or a numeric key of ``extra`` (``window``, ``topk``, ``tp``),
+    or ``skew``, made from the name of a distribution;
     one that no row has is not in the mapping. ``skew`` is the exponent of a power-law ``dist`` of tokens over experts,
     0 for a balanced one. ``latency_us`` and other measured figures are left out.
     """
@@ -26,6 +28,8 @@ class RowDims(Mapping[str, Floats]):
     def __getitem__(self, name: str) -> Floats:
         if name in self.MEASURED:
             raise KeyError(name)
+        if name not in self._found and name == "skew":
+            self._found[name] = skew_of(self.rows)
         if name not in self._found:
             self._found[name] = self._read(name)
         values = self._found[name]
@@ -60,3 +64,16 @@ def _skew(text: str) -> float:
         return float(text.rpartition("_")[2])
     except ValueError:
         return 0.0 if text else float("nan")
+
+
+def skew_of(rows: Table) -> Floats:
+    """Exponent of a power-law ``dist`` of tokens over experts, 0 for a balanced one, nan where a row states none."""
+    distribution = rows.extra("dist")
+    exponents = {text: _exponent(text) for text in set(distribution)}
+    return np.array([exponents[text] for text in distribution], dtype=np.float64)
+
+
+def _exponent(text: str) -> float:
+    """``power_law_1.2`` → 1.2; other names are even, an empty one says nothing."""
+    number = re.search(r"power_law_(\d+(?:\.\d+)?)$", text)
+    return float(number[1]) if number else 0.0 if text else np.nan
