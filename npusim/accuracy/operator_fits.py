@@ -14,6 +14,7 @@ from itertools import product
 import numpy as np
 
 from npusim.accuracy.devices import chip_of
+from npusim.accuracy.dims import skew_of
 from npusim.accuracy.fitting import Fit, Search, fit
 from npusim.accuracy.rows import Rows
 from npusim.calibration import FORMAT, Calibration, Parameter, Provenance
@@ -55,9 +56,9 @@ def dims_of(rows: Rows) -> dict[str, np.ndarray]:
         values = rows.extra_number(name)
         if np.isfinite(values).any():
             dims[name] = values
-    distribution = rows.extra("dist")
-    if (distribution != "").any():
-        dims["skew"] = np.array([float(text.rpartition("_")[2]) if "_" in text else 0.0 for text in distribution])
+    skew = skew_of(rows)
+    if np.isfinite(skew).any():
+        dims["skew"] = skew
     return dims
 
 
@@ -77,11 +78,12 @@ def groups(rows: Rows, ops: Mapping[str, str]) -> Iterator[Group]:
         except Unavailable:
             continue
         part = rows.select(np.array(indices))
-        for own, selected in _by_kernel(part, software):
+        for own, selected in by_kernel(part, software):
             yield Group(chip, own, op, dtype, selected)
 
 
-def _by_kernel(rows: Rows, software: str) -> Iterator[tuple[str, Rows]]:
+def by_kernel(rows: Rows, software: str) -> Iterator[tuple[str, Rows]]:
+    """Rows of one stack by the kernels that get a document of their own, with the software key of each."""
     kernel = rows.extra("kernel")
     names, counts = np.unique(kernel.astype(str), return_counts=True)
     usual = names[np.argmax(counts)]
@@ -162,6 +164,24 @@ def choose_menus(
     return best, start
 
 
+def fit_rows(family: Family, chip: Chip, op: str, dtype: str, rows: Rows, *, folds: int = 5, seed: int = 0) -> Fit:
+    """Fits a family to the rows of one operator: its discrete choices on a sample, then the constants.
+
+    Raises:
+        InputError: too few rows.
+    """
+    dims = dims_of(rows)
+    latency_s = rows.column("latency_us") * 1e-6
+    menus, start = choose_menus(family, chip, dtype, dims, latency_s, known_parameters(family, op), seed)
+    begun = starting_at(family, start)
+
+    def attempt(starts: int, chance: int) -> Fit:
+        return fit(begun, chip, dtype, dims, latency_s, folds=folds, seed=chance, starts=starts, fixed=menus)
+
+    found = attempt(3, seed)
+    return found if found.converged else attempt(8, seed + 1)
+
+
 def fit_group(
     group: Group, family: Family, source: Provenance, *, folds: int = 5, seed: int = 0
 ) -> tuple[Calibration, Fit]:
@@ -171,20 +191,7 @@ def fit_group(
         InputError: too few rows.
         NotConverged: the optimiser did not meet its tolerance; nothing should be written.
     """
-    dims = dims_of(group.rows)
-    latency_s = group.rows.column("latency_us") * 1e-6
-    known = known_parameters(family, group.op)
-    menus, start = choose_menus(family, group.chip, group.dtype, dims, latency_s, known, seed)
-    family = starting_at(family, start)
-
-    def attempt(starts: int, chance: int) -> Fit:
-        return fit(
-            family, group.chip, group.dtype, dims, latency_s, folds=folds, seed=chance, starts=starts, fixed=menus
-        )
-
-    found = attempt(3, seed)
-    if not found.converged:
-        found = attempt(8, seed + 1)
+    found = fit_rows(family, group.chip, group.op, group.dtype, group.rows, folds=folds, seed=seed)
     document = Calibration(
         format=FORMAT,
         chip=group.chip.name,
@@ -193,7 +200,7 @@ def fit_group(
         dtype=group.dtype,
         family=family.name,
         parameters=bounded(found.require_converged().document_parameters(family), family),
-        rows=len(latency_s),
+        rows=len(group.rows),
         source=source,
         cross_validation=found.cross_validation(),
         residuals=found.residuals(),

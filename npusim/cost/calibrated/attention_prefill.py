@@ -36,7 +36,7 @@ from npusim.cost.calibrated.attention_machine import (
 )
 from npusim.cost.calibrated.family import Dims, ParameterSpec, Times
 
-EVERY = 2.0**20  # packing up to this many tokens: always
+EVERY = 1e6  # packing up to this many tokens: always
 
 
 @dataclass(frozen=True)
