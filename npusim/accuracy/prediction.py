@@ -21,7 +21,7 @@ from npusim.accuracy.table import Array, Floats, Table
 from npusim.calibration import Calibration, Match
 from npusim.chip import Chip, find_chip, load_chip
 from npusim.cost.calibrated.family import Dims, family
-from npusim.errors import Unavailable
+from npusim.errors import NpuError, Unavailable
 
 KEYS = ("device", "op", "dtype", "software")
 UNCALIBRATED = "uncalibrated"
@@ -218,7 +218,11 @@ def apply_document(found: Predicted, which: Array, dims: Dims, chip: Chip, match
         dtype: spelling of the rows.
     """
     document = match.calibration
-    times = family(document.family).seconds(chip, dtype, dims, document.values())
+    try:
+        times = family(document.family).seconds(chip, dtype, dims, document.values())
+    except (NpuError, KeyError) as error:  # a figure the chip lacks, or a dimension no row has
+        found.note[which] = f"calibration {document.name} does not apply: {str(error).splitlines()[0][:120]}"
+        return np.zeros(len(which), dtype=bool)
     done: Array = np.isfinite(times.time_s) & (times.time_s > 0)
     at, seconds = which[done], np.asarray(times.time_s)[done]
     found.predicted_s[at], found.reason[at] = seconds, ""

@@ -122,6 +122,6 @@ def sentence(found: Trust, time_s: float | None = None) -> str:
         applied = f" (here {show(found.low * time_s, 's')} to {show(found.high * time_s, 's')})"
     return (
         f"{found.state}: nothing fitted to measured times enters the figures; measured times of {what} on "
-        f"{len(found.chips)} chips were {found.low:.2g} to {found.high:.2g} times such predictions{applied}; 10 to 90 % of {found.rows} rows, "
-        "no promise for this chip."
+        f"{len(found.chips)} chips were {found.low:.2g} to {found.high:.2g} times such predictions{applied}; "
+        f"10 to 90 % of {found.rows} rows, no promise for this chip."
     )

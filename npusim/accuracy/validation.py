@@ -35,7 +35,8 @@ class Group:
         dtype: spelling of the rows.
         software: stack they were measured with.
         chip: catalog name, ``""`` when the device is unknown.
-        state: ``calibrated``, ``transferred``, ``uncalibrated``; the weakest of the rows.
+        state: ``calibrated``, ``transferred``, ``uncalibrated``: that of most of its rows.
+        states: priced rows per state.
         model: family or fidelity that priced them.
         note: about the calibration.
         residency: ``cold`` or ``llc``: where a measured loop finds its operands.
@@ -56,6 +57,7 @@ class Group:
     software: str
     chip: str
     state: str
+    states: dict[str, int]
     model: str
     note: str
     residency: str
@@ -80,7 +82,7 @@ class Group:
         figures.pop("rows")
         return {
             "device": self.device, "op": self.op, "dtype": self.dtype, "software": self.software,
-            "chip": self.chip, "state": self.state, "model": self.model, "note": self.note,
+            "chip": self.chip, "state": self.state, "states": self.states, "model": self.model, "note": self.note,
             "residency": self.residency, "rows": self.rows, "priced": self.priced, **figures,
             "roofline_mape_pct": score.plain(self.roofline.mape_pct),
             "roofline_mdape_pct": score.plain(self.roofline.mdape_pct),
@@ -268,12 +270,12 @@ def _group(table: Predicted, key: tuple[str, ...], which: Array) -> Group:
     at = which[table.priced[which]]
     measured, predicted, naive = table.measured_s[at], table.predicted_s[at], table.roofline_s[at]
     known = np.isfinite(naive)
-    first = at[0] if len(at) else which[0]
-    states = set(table.state[at].tolist())
-    state = next((name for name in ("uncalibrated", "transferred", "calibrated") if name in states), "uncalibrated")
+    states = dict(Counter(str(state) for state in table.state[at]).most_common())
+    state = next(iter(states), "uncalibrated")
+    first = at[table.state[at] == state][0] if len(at) else which[0]
     return Group(
-        device, op, dtype, software, str(table.chip[first]), state, str(table.model[first]), str(table.note[first]),
-        pricing.residency_of(software), len(which), score.score(predicted, measured),
+        device, op, dtype, software, str(table.chip[first]), state, states, str(table.model[first]),
+        str(table.note[first]), pricing.residency_of(software), len(which), score.score(predicted, measured),
         score.score(naive[known], measured[known]),
         float(100 * np.mean(measured[known] < naive[known])) if known.any() else float("nan"),
         score.coverage_pct(measured, table.low_s[at], table.high_s[at]),

@@ -179,7 +179,8 @@ def test_a_document_prices_what_it_can(tmp_path: Path, toy: Chip, document: Cali
     )
     found = validate([file], chip=toy, calibration=document, fidelity="roofline")
     (group,) = found.groups
-    assert group.state == "uncalibrated"  # the weakest of its rows
+    assert group.state == "calibrated"  # of most of its rows
+    assert group.states == {"calibrated": 3, "uncalibrated": 1}
     assert group.overall.rows == 4
     assert group.interval_coverage_pct == pytest.approx(200 / 3)
     table = found.tables[0]
@@ -187,6 +188,19 @@ def test_a_document_prices_what_it_can(tmp_path: Path, toy: Chip, document: Cali
     assert table.predicted_s[:3].tolist() == [500e-6] * 3
     assert table.high_s[0] == pytest.approx(500e-6 * math.exp(0.2))
     assert np.isnan(table.high_s[3])
+
+
+def test_a_document_that_does_not_apply_leaves_the_row_to_the_model(
+    tmp_path: Path, toy: Chip, document: Calibration, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(*arguments: object) -> Times:
+        raise KeyError("window")
+
+    monkeypatch.setattr(CONSTANT, "seconds", refuse, raising=False)
+    file = rows_of(tmp_path, CUBE.format(us=500, extra=""))
+    (group,) = validate([file], chip=toy, calibration=document, fidelity="roofline").groups
+    assert (group.state, group.priced) == ("uncalibrated", 1)
+    assert "does not apply" in group.note
 
 
 def test_a_document_by_its_path_and_of_another_operation(tmp_path: Path, toy: Chip, document: Calibration):
