@@ -8,7 +8,6 @@ import numpy as np
 
 from npusim.accuracy.table import Floats, Table
 
-
 # Words of ``extra`` as numbers: name → (key, what its values mean by a part of their spelling).
 _WORDS: Mapping[str, tuple[str, tuple[tuple[str, float], ...]]] = {
     "eager": ("kernel", (("eager", 1.0), ("", 0.0))),
