@@ -8,9 +8,10 @@ them, so a run is priced at its mean context.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from npusim.accuracy.plain_end_to_end import model_of
 from npusim.accuracy.prediction import Calibrations, Predicted, apply_document, groups
 from npusim.accuracy.rows import EndToEndRows, load_end_to_end
 from npusim.accuracy.table import Array
-from npusim.calibration import Calibration, Provenance
+from npusim.calibration import Calibration, Provenance, chip_classes
 from npusim.chip import Chip, load_chip
 from npusim.cost import estimate
 from npusim.cost.calibrated.step import COLUMNS, STEP, WORK
@@ -33,11 +34,15 @@ from npusim.workload import Workload
 # Programs whose ``batch`` is the number of prompt tokens per pass of one sequence.
 _CHUNKED = re.compile(r"llama\.cpp", re.IGNORECASE)
 # Runs another step model would have to describe: no cache, other parallelism, other number formats of the cache.
-_OTHER = re.compile(r"Without KV|ipeline|kv_cache_dtype|=PP|=EP")
+_OTHER = re.compile(r"Without KV|Hybird|Hybrid|kv_cache_dtype=(?!Weight = fp16)|=EP")
+_CACHE = re.compile(r"KV Cache = (\w+)")
+# Stages one after the other: a static batch passes them as it passes one chip, with the memory of all.
+_PIPELINE = re.compile(r"=Pipeline Parallelism|=PP\b")
 _MIN_RUNS = 30
 _UNSTATED = "the configuration is not stated or not one static batch"
 # A step model that is further off than this explains nothing and is not written.
 _MOST_MAPE_PCT = 30.0
+_MOST_TRANSFER_PCT = 50.0  # the summed roofline is 60 to 80 % off
 FIGURES = ("request", "first token", "output token")
 
 
@@ -48,6 +53,7 @@ class Runs:
     chip: Chip
     model: Model
     fmt: str
+    kv: str
     chips: int
     software: str
 
@@ -78,9 +84,13 @@ def columns(rows: EndToEndRows, figure: Array, override: Chip | None = None) -> 
     """
     found = {name: np.full(len(rows), np.nan) for name in COLUMNS}
     reason = np.where(stated(rows), "", _UNSTATED).astype(object)
-    count = np.array([f"{value:g}" for value in rows.column("num_devices")], dtype=object)
+    extra, devices = rows.column("extra"), rows.column("num_devices")
+    count = np.array(
+        [f"{1 if _PIPELINE.search(t) else n:g}" for t, n in zip(extra, devices, strict=True)], dtype=object
+    )
+    cache = np.array([match[1] if (match := _CACHE.search(text)) else "" for text in extra], dtype=object)
     keys = [rows.column(name) for name in ("device", "model", "precision", "software")]
-    for (device, name, precision, software, chips), which in groups([*keys, count]):
+    for (device, name, precision, software, chips, kv), which in groups([*keys, count, cache]):
         at = which[reason[which] == ""]
         model, formats = model_of(name), formats_of(precision.partition("/")[0] or "bf16")
         chip = override or _known(device)
@@ -90,7 +100,7 @@ def columns(rows: EndToEndRows, figure: Array, override: Chip | None = None) -> 
             part = rows.select(at)
             assert isinstance(part, EndToEndRows)
             try:
-                runs = Runs(chip, model, formats.a, int(float(chips)), software)
+                runs = Runs(chip, model, formats.a, kv or formats.a, int(float(chips)), software)
                 values = _columns_of(part, runs, figure[at])
             except NpuError as error:
                 reason[at] = str(error).splitlines()[0][:160]
@@ -105,22 +115,23 @@ def _columns_of(rows: EndToEndRows, runs: Runs, figure: Array) -> dict[str, np.n
     chunked = bool(_CHUNKED.search(runs.software))
     sequences = np.ones_like(batch) if chunked else batch
     passes = -(-prompt // np.minimum(batch, prompt)) if chunked else np.ones_like(batch)
-    formats = {"weights": runs.fmt, "activations": runs.fmt, "kv": runs.fmt}
+    formats = {"weights": runs.fmt, "activations": runs.fmt, "kv": runs.kv}
     middle = prompt + output // 2
     first = prefill(runs.model, batch=sequences, prompt=prompt, tp=runs.chips, **formats)
     later = decode(runs.model, batch=sequences, context=middle, tp=runs.chips, **formats)
-    found = {f"prefill_{name}": value for name, value in work_of(first, runs.chip).items()}
+    found: dict[str, Any] = {f"prefill_{name}": value for name, value in work_of(first, runs.chip).items()}
     found |= {f"decode_{name}": value for name, value in work_of(later, runs.chip).items()}
     assert runs.chip.memory is not None
-    precision = Precision(runs.fmt, runs.fmt, runs.fmt)
+    precision = Precision(runs.fmt, runs.fmt, runs.kv)
     weights = weights_bytes(runs.model, precision)
     cache = kv_bytes(runs.model, precision, middle, runs.chips) * runs.chips
     exchanges = sum(op.count for op in later.ops if op.kind == "collective")
+    layers = sum(count for _, count in runs.model.blocks)
     found |= {
-        "passes": passes, "sequences": sequences, "layers": sum(count for _, count in runs.model.blocks), "exchanges": exchanges,
+        "passes": passes, "sequences": sequences, "layers": layers, "exchanges": exchanges,
         "steps": np.select([figure == "first token", figure == "output token"], [0, 1], output - 1),
         "prefills": np.where(figure == "output token", 0, 1), "weights": weights,
-        "caches": sequences * cache, "memory": runs.chip.memory.capacity_bytes * runs.chips,
+        "caches": sequences * cache, "memory": runs.chip.memory.capacity_bytes * rows.column("num_devices"),
     }  # fmt: skip
     return {name: np.broadcast_to(np.asarray(value, float), batch.shape) for name, value in found.items()}
 
@@ -212,33 +223,81 @@ def fit_runs(rows: EndToEndRows, seconds: Array, dims: Mapping[str, np.ndarray])
     return fit(STEP, chip, str(rows.column("precision")[0]), table, seconds, starts=2)
 
 
+def timed(file: Path, models: str = "") -> EndToEndRows:
+    """Runs of a table whose configuration and whole time are known, of models with a name like ``models``."""
+    rows = load_end_to_end(file)
+    wanted = (rows.column("latency_s") > 0) & stated(rows)
+    wanted &= np.array([bool(re.search(models, text)) for text in rows.column("model")])
+    return rows.select(np.flatnonzero(wanted))
+
+
+def priced(rows: EndToEndRows) -> tuple[EndToEndRows, dict[str, np.ndarray]]:
+    """The rows that have columns of ``step/1``, and those."""
+    dims, reason = columns(rows, np.full(len(rows), "request", dtype=object))
+    good = np.flatnonzero(reason == "")
+    return rows.select(good), {name: values[good] for name, values in dims.items()}
+
+
 def plan_documents(file: Path, source: Provenance, models: str = "") -> Iterator[tuple[Calibration, Fit]]:
-    """One document per device, software and precision of a table of runs whose whole time is known.
+    """One document per device, software and precision of a table of runs.
 
     Args:
         file: rows.
         source: of the rows, for the documents.
         models: only models with this in their name (a regular expression).
     """
-    rows = load_end_to_end(file)
-    wanted = (rows.column("latency_s") > 0) & stated(rows)
-    wanted &= np.array([bool(re.search(models, text)) for text in rows.column("model")])
-    rows = rows.select(np.flatnonzero(wanted))
+    rows = timed(file, models)
     for (device, software, precision), at in groups([rows.column(n) for n in ("device", "software", "precision")]):
-        part = rows.select(at)
-        dims, reason = columns(part, np.full(len(at), "request", dtype=object))
-        good = np.flatnonzero(reason == "")
-        if len(good) < _MIN_RUNS:
+        part, dims = priced(rows.select(at))
+        name = chip_of(device)
+        if name is None or len(part) < _MIN_RUNS:
             continue
-        part = part.select(good)
-        dims = {name: values[good] for name, values in dims.items()}
         found = fit_runs(part, part.column("latency_s"), dims)
-        if not found.converged or found.mape_pct > _MOST_MAPE_PCT:
-            continue
-        document = Calibration(
-            format="npusim-calibration/1", chip=chip_of(device) or "", software=software, op="request",
-            dtype=precision, family=STEP.name, parameters=found.document_parameters(STEP), rows=len(good),
-            source=source, cross_validation=found.cross_validation(),
-            residuals=residual_quantiles(found.log_ratio, found.bound),
-        )  # fmt: skip
-        yield document, found
+        if found.converged and found.mape_pct <= _MOST_MAPE_PCT:
+            yield document(found, source, name, software, precision), found
+
+
+def class_documents(
+    file: Path, source: Provenance, chips: Sequence[str], precision: str, models: str = ""
+) -> Iterator[tuple[Calibration, Fit]]:
+    """One document per software for the class that several chips share, learned on their runs together."""
+    rows = timed(file, models)
+    names = np.array([chip_of(device) or "" for device in rows.column("device")], dtype=object)
+    rows = rows.select(np.flatnonzero(np.isin(names, chips) & (rows.column("precision") == precision)))
+    classes = [chip_classes(load_chip(name)) for name in chips]
+    shared = next(name for name in classes[0] if all(name in others for others in classes))
+    for (software,), at in groups([rows.column("software")]):
+        part, dims = priced(rows.select(at))
+        known = sorted({chip_of(device) or "" for device in part.column("device")})
+        if len(known) > 1:
+            found = _across(part, dims, np.array([chip_of(device) for device in part.column("device")]))
+            if found.mape_pct > _MOST_TRANSFER_PCT:
+                continue
+            yield document(found, source, shared, software, precision, tuple(known)), found
+
+
+def _across(rows: EndToEndRows, dims: Mapping[str, np.ndarray], names: Array) -> Fit:
+    """A fit of several chips; its residuals are those of each chip predicted by the others."""
+    seconds = rows.column("latency_s")
+    found = fit_runs(rows, seconds, dims)
+    left = np.empty(len(rows))
+    for index, name in enumerate(sorted(set(names.tolist()))):
+        out, rest = np.flatnonzero(names == name), np.flatnonzero(names != name)
+        others = fit_runs(rows.select(rest), seconds[rest], {key: values[rest] for key, values in dims.items()})
+        inside = {key: values[out] for key, values in dims.items()}
+        left[out] = seconds[out] / STEP.seconds(load_chip(name), "", inside, others.parameters).time_s
+        found.fold[out] = index
+    return replace(found, log_ratio=np.log(left))
+
+
+def document(
+    found: Fit, source: Provenance, chip: str, software: str, precision: str, chips: tuple[str, ...] = ()
+) -> Calibration:
+    """The document of a fit of ``step/1``; ``chips`` were learned on when it is of a class."""
+    return Calibration(
+        format="npusim-calibration/1", scope="class" if chips else "chip", chip=chip, software=software, op="request",
+        dtype=precision, family=STEP.name, parameters=found.document_parameters(STEP), rows=len(found.fold),
+        source=source, chips=chips,
+        cross_validation=found.cross_validation().model_copy(update={"by": "device" if chips else "shape"}),
+        residuals=residual_quantiles(found.log_ratio, found.bound),
+    )  # fmt: skip

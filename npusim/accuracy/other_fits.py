@@ -7,7 +7,7 @@ One plan makes one fit: rows of a data set by their operation and dtypes, fitted
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from npusim.accuracy.devices import chip_of
 from npusim.accuracy.dims import RowDims
 from npusim.accuracy.fitting import Fit, fit, residual_quantiles
+from npusim.accuracy.other_tables import wired
 from npusim.accuracy.prediction import groups
 from npusim.accuracy.rows import load_collectives, load_rows
 from npusim.accuracy.table import Array, Table
@@ -127,13 +128,16 @@ def plan_rows(plan: Plan, folder: Path) -> Table:
     return rows.select(np.flatnonzero(keep))
 
 
-def plan_documents(plan: Plan, folder: Path) -> Iterator[tuple[Calibration, Fit]]:
-    """One document per device, software and dtype of a plan."""
+def plan_documents(plan: Plan, folder: Path, software: str = "") -> Iterator[tuple[Calibration, Fit]]:
+    """One document per chip, software and dtype of a plan; only software that starts with ``software``."""
     rows = plan_rows(plan, folder)
-    for (device, software), at in groups([rows.column("device"), rows.column("software")]):
-        name = chip_of(device)
+    wanted = [text.startswith(software) for text in rows.column("software")]
+    rows = rows.select(np.flatnonzero(wanted))
+    names = np.array([chip_of(device) or "" for device in rows.column("device")], dtype=object)
+    stacks = np.array([wired(*pair) for pair in zip(rows.column("device"), rows.column("software"), strict=True)])
+    for (name, stack), at in groups([names, stacks]):
         part = rows.select(at)
-        if name is None or len(_shapes(part)) < _MIN_SHAPES:
+        if not name or len(_shapes(part)) < _MIN_SHAPES:
             continue
         chip = load_chip(name)
         spellings = sorted(set(part.column("dtype").tolist()))
@@ -142,11 +146,14 @@ def plan_documents(plan: Plan, folder: Path) -> Iterator[tuple[Calibration, Fit]
         if not found.converged:
             continue
         for index, dtype in enumerate(spellings):
-            yield document(plan, found, which == index, chip.name, software, dtype), found
+            yield document(plan, found, which == index, chip.name, stack, dtype), found
 
 
 def class_documents(plan: Plan, folder: Path, chips: Sequence[str], software: str) -> Iterator[tuple[Calibration, Fit]]:
-    """One document per dtype for the class that several chips share, learned on rows whose software starts alike."""
+    """One document per dtype for the class that several chips share, learned on rows whose software starts alike.
+
+    Errors and residuals are of each chip predicted by the fit of the others.
+    """
     rows = plan_rows(plan, folder)
     names = np.array([chip_of(device) or "" for device in rows.column("device")], dtype=object)
     stack = np.array([text.startswith(software) for text in rows.column("software")])
@@ -157,6 +164,15 @@ def class_documents(plan: Plan, folder: Path, chips: Sequence[str], software: st
     order = {(chip.name, dtype): i for i, (chip, dtype) in enumerate(pairs)}
     which = np.array([order[pair] for pair in zip(names, rows.column("dtype"), strict=True)])
     found = joint_fit(rows, pairs, which, plan.family)
+    left = np.empty(len(rows))
+    for index, chip in enumerate(chips):
+        out, rest = np.flatnonzero(names == chip), np.flatnonzero(names != chip)
+        others = joint_fit(rows.select(rest), pairs, which[rest], plan.family)
+        dims = {**columns_of(rows.select(out)), "which": which[out].astype(float)}
+        times = _Joint(family(plan.family), pairs).seconds(pairs[0][0], "", dims, others.parameters)
+        left[out] = rows.column("latency_us")[out] * 1e-6 / times.time_s
+        found.fold[out] = index
+    found = replace(found, log_ratio=np.log(left))
     shared = [c for c in chip_classes(pairs[0][0]) if all(c in chip_classes(chip) for chip, _ in pairs)]
     for dtype in spellings:
         at = rows.column("dtype") == dtype
@@ -174,7 +190,8 @@ def document(
         dtype=dtype, family=plan.family, parameters=found.document_parameters(family(plan.family)), rows=int(at.sum()),
         source=Provenance(dataset=", ".join(sorted({Path(f).parts[0] for f in plan.files})), what=plan.what,
                           how=plan.how),
-        residency="llc" if not plan.collective else "cold", chips=chips, cross_validation=own.cross_validation(),
+        residency="llc" if not plan.collective else "cold", chips=chips,
+        cross_validation=own.cross_validation().model_copy(update={"by": "device" if chips else "shape"}),
         residuals=residual_quantiles(own.log_ratio, own.bound),
     )  # fmt: skip
 

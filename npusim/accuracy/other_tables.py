@@ -46,10 +46,19 @@ def predict_collectives(
         found.chip[which] = chip.name
         part = rows.select(which)
         _ring(found, which, part, _linked(chip), op, dtype, fidelity)
-        match = calibrations.match(chip, software, op, dtype)
+        match = calibrations.match(chip, wired(device, software), op, dtype)
         if match is not None:
             apply_document(found, which, RowDims(part), chip, match, dtype)
     return found
+
+
+def wired(device: str, software: str) -> str:
+    """The software with how the devices are wired, where their name says that links join pairs only.
+
+    >>> wired("A100-pairwise-NVLink", "nccl-torch")
+    'nccl-torch pairwise'
+    """
+    return f"{software} pairwise" if "pairwise" in device else software
 
 
 def _linked(chip: Chip) -> Chip:

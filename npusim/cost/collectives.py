@@ -1,14 +1,14 @@
 """Collectives on described topologies: the algorithms' steps and bytes, their time, and the fastest of them.
 
-Latency and bandwidth per chip (Hockney's α–β model) as in Thakur, Rabenseifner and Gropp, "Optimization of Collective
-Communication Operations in MPICH", IJHPCA 19(1), 2005, and Patarasuk and Yuan, "Bandwidth optimal all-reduce algorithms
-for clusters of workstations", JPDC 69(2), 2009. ``bytes`` are of the whole tensor: what an all-reduce leaves on every
-chip, what an all-gather collects, what all chips of an all-to-all hold together.
+Latency and bandwidth per chip (Hockney's α–β model) as in Thakur, Rabenseifner and Gropp, "Optimization of
+Collective Communication Operations in MPICH", IJHPCA 19(1), 2005, and Patarasuk and Yuan, "Bandwidth optimal
+all-reduce algorithms for clusters of workstations", JPDC 69(2), 2009. ``bytes`` are of the whole tensor: what an
+all-reduce leaves on every chip, what an all-gather collects, what all chips of an all-to-all hold together.
 
-The bandwidth of a link description is per direction and chip, summed over its links. A ring runs in all edge-disjoint
-directions the topology has: all of a switch, a torus or a ring, the lines of an open mesh once. Direct links to each chip
-of a node reach as many peers as take part. Groups larger than a node go through its second level, where each chip has
-the bandwidth that ``link.node`` states.
+The bandwidth of a link description is per direction and chip, summed over its links. A ring runs in all
+edge-disjoint directions the topology has: all of a switch, a torus or a ring, the lines of an open mesh once.
+Direct links to each chip of a node reach as many peers as take part. Groups larger than a node go through its
+second level, where each chip has the bandwidth that ``link.node`` states.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 from npusim import dtypes
 from npusim.calibration import find
@@ -70,9 +71,10 @@ def gemmini_costs() -> GemminiCosts:
     """The constants of the catalog's calibration document."""
     document = find("gemmini", "FireSim", "replay", "int8")
     assert document is not None, "the catalog holds it"
-    values = document.values()
-    whole = {name: int(values.pop(name)) for name in ("cache_ways", "llc_bytes")}
-    return GemminiCosts(**values, **whole)
+    values: dict[str, Any] = dict(document.values())
+    for name in ("cache_ways", "llc_bytes"):
+        values[name] = int(values[name])
+    return GemminiCosts(**values)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,13 @@
 """Measured collectives: a latency regime for small buffers, a bandwidth regime for large ones, a slow second level.
 
-The ring of ``npusim.cost.collectives`` gives steps and bytes per chip. Libraries send small buffers with flags in every
-word (NCCL calls it LL and LL128; one-shot kernels write to all peers at once): a cheap step, a part of the bandwidth.
-Above a size per rank they go over to plain buffers, whose synchronisation costs a fixed time. Steps overlap in part
-(trees, switches that reduce), which an exponent below 1 of their number describes. Direct links add up with the ranks;
-shared buses are divided among them.
+The ring of ``npusim.cost.collectives`` gives steps and bytes per chip. Libraries send small buffers with flags in
+every word (NCCL calls it LL and LL128; one-shot kernels write to all peers at once): a cheap step, a part of the
+bandwidth. Above a size per rank they go over to plain buffers, whose synchronisation costs a fixed time. Steps
+overlap in part (trees, switches that reduce), which an exponent below 1 of their number describes. Direct links add
+up with the ranks; shared buses are divided among them.
 
-It reads ``ranks`` and ``bytes`` and, where rows have them, ``nodes`` (or ``devices_per_node``), and ``eager`` (1: launched
-one by one from the host instead of recorded). ``bytes`` are of the whole buffer, as nccl-tests count.
+It reads ``ranks`` and ``bytes`` and, where rows have them, ``nodes`` (or ``devices_per_node``), and ``eager`` (1:
+launched one by one from the host instead of recorded). ``bytes`` are of the whole buffer, as nccl-tests count.
 """
 
 from __future__ import annotations
@@ -85,13 +85,12 @@ def _ring(function: str, ranks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _nodes(dims: Dims, ranks: np.ndarray) -> np.ndarray:
     """Nodes the ranks lie on: as the rows say, else one."""
-    for name in ("nodes", "devices_per_node"):
-        values = dims.get(name)
-        if values is not None:
+    nodes = np.ones(len(ranks))
+    for name in ("devices_per_node", "nodes"):
+        if (values := dims.get(name)) is not None:
             stated = np.asarray(values, float)
-            nodes = stated if name == "nodes" else ranks / stated
-            return np.maximum(np.where(np.isnan(nodes), 1.0, nodes), 1.0)
-    return np.ones(len(ranks))
+            nodes = np.where(np.isnan(stated), nodes, stated if name == "nodes" else ranks / stated)
+    return np.asarray(np.maximum(nodes, 1.0))
 
 
 def _link_bytes_per_s(chip: Chip) -> float:

@@ -1,13 +1,13 @@
 """GEMM on a grid of cores that keep operands in local memories and multicast them over a network (Tenstorrent).
 
-Every core makes one block of the output. Per tile of 32 × 32 × 32 it unpacks two operand tiles from its local memory
-and multiplies them in as many passes as the math fidelity asks; the two engines alternate, so their times join as a root
-of squares. Operands come from main memory, or lie in local memories already. Untuned programs cut the output into larger
-blocks, which leaves cores idle, and reach less of the memory's bandwidth. Without a recorded trace the host dispatches
-each operation, and the longer of the two times counts.
+Every core makes one block of the output. Per tile of 32 × 32 × 32 it unpacks two operand tiles from its local
+memory and multiplies them in as many passes as the math fidelity asks; the two engines alternate, so their times
+join as a root of squares. Operands come from main memory, or lie in local memories already. Untuned programs cut
+the output into larger blocks, which leaves cores idle, and reach less of the memory's bandwidth. Without a recorded
+trace the host dispatches each operation, and the longer of the two times counts.
 
-Besides m, n and k it reads, where rows have them, ``fidelity_passes`` (1 LoFi … 4 HiFi4), ``a_in_dram`` and ``untuned`` (1
-or 0), ``host_dispatch`` (1 without a trace), ``grid_rows`` and ``grid_cols``.
+Besides m, n and k it reads, where rows have them, ``fidelity_passes`` (1 LoFi … 4 HiFi4), ``a_in_dram`` and
+``untuned`` (1 or 0), ``host_dispatch`` (1 without a trace), ``grid_rows`` and ``grid_cols``.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ class Grid:
         """Times of GEMMs; see ``family.Family`` and the module."""
         p = parameters
         m, n, k = (np.asarray(dims[name], float) for name in "mnk")
-        element, passes = _FORMATS.get(dtype, (2.0, 2.0))
+        element, usual = _FORMATS.get(dtype, (2.0, 2.0))
         assert chip.cores is not None and chip.memory is not None and chip.memory.bandwidth_bytes_per_s is not None
         rows = math.isqrt(chip.cores)
-        passes = _or(dims, "fidelity_passes", m, passes)
+        passes = _or(dims, "fidelity_passes", m, usual)
         down, across = _or(dims, "grid_rows", m, rows), _or(dims, "grid_cols", m, chip.cores // rows)
         untuned = _or(dims, "untuned", m, 0.0) > 0
         least = np.where(untuned, _UNTUNED_BLOCK, _TILE)

@@ -1,10 +1,11 @@
 """Time of requests served in static batches, from the summed work of their operators and what lies between them.
 
-A run is one prefill of the batch and a decode step per further output token. Each is priced from the work of its operators
-at the data sheet's peaks: multiplying and streaming weights overlap (the longer counts), attention reads the cache of its
-own sequences and is added, tensor-parallel chips exchange activations after every block. Around them lies time that no
-operator explains: host work per step, a gap per layer (launches, synchronisation, small operators), sampling per sequence,
-and a fixed time per request. Sequences whose caches do not fit the memory wait: the batch then runs in several waves.
+A run is one prefill of the batch and a decode step per further output token. Each is priced from the work of its
+operators at the data sheet's peaks: multiplying and streaming weights overlap (the longer counts), attention reads
+the cache of its own sequences and is added, tensor-parallel chips exchange activations after every block. Around
+them lies time that no operator explains: host work per step, a gap per layer (launches, synchronisation, small
+operators), sampling per sequence, and a fixed time per request. Sequences whose caches do not fit the memory wait:
+the batch then runs in several waves.
 
 Columns (seconds at peak, of one prefill of the whole batch and of one decode step at the mean context):
 ``prefill_matrix``, ``prefill_dram``, ``prefill_attention``, ``prefill_link`` and the same with ``decode_``;
