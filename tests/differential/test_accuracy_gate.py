@@ -34,3 +34,19 @@ def test_our_own_rows():
     assert set(now) == set(FIGURES["own"])
     for name, error in now.items():
         assert error <= GROWTH * FIGURES["own"][name], name
+
+
+def test_the_page_names_every_class_and_where_it_is_worse(shared: Path):
+    kinds = [kind for kind in CLASSES if kind.name.startswith(("Gemmini", "collectives, HCCL"))]
+    results = accuracy.measure(shared / "data" / "measured", kinds)
+    page = accuracy.document(results)
+    assert all(f"| {kind.name} |" in page for kind in kinds)
+    assert "## Where npusim is worse" in page
+    assert "PyTorchSim" in page
+    assert all(result.baselines is not None for result in results)
+
+
+def test_samples_are_the_same_in_every_run(shared: Path):
+    folder = shared / "data" / "measured"
+    (kind,) = (kind for kind in CLASSES if kind.name.startswith("Jetson Orin GEMM"))
+    assert accuracy.gate_figures(folder, [kind]) == accuracy.gate_figures(folder, [kind])
