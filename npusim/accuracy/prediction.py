@@ -8,7 +8,7 @@ predicted time or a reason why it has none.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -98,12 +98,21 @@ class Calibrations:
     def match(self, chip: Chip, software: str, op: str, dtype: str) -> Match | None:
         """The best document for a group, or None."""
         if self.catalog:
-            return documents.resolve(chip, software, op, dtype)
+            return _of_stack(documents.resolve(chip, software, op, dtype), software)
         for document in self.named:
             found = documents.resolve(chip, software, op, dtype, (document,))
             if found is not None and found.calibration is document:
-                return found
+                return _of_stack(found, software)
         return None
+
+
+def _of_stack(match: Match | None, software: str) -> Match | None:
+    """A document of another software stack is transferred: kernels of two stacks differ by up to a factor."""
+    if match is None or match.state != "calibrated":
+        return match
+    own = documents.stack(match.calibration.software)
+    same = own in ("any", documents.stack(software))
+    return match if same else replace(match, state="transferred")
 
 
 def groups(columns: Sequence[Array]) -> Iterator[tuple[tuple[str, ...], Array]]:

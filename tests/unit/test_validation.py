@@ -211,6 +211,12 @@ def test_a_document_by_its_path_and_of_another_operation(tmp_path: Path, toy: Ch
     assert Calibrations("none").match(toy, "lab", "gemm", "bf16") is None
 
 
+def test_a_document_of_another_stack_is_transferred(tmp_path: Path, toy: Chip, document: Calibration):
+    file = rows_of(tmp_path, *(CUBE.replace("lab", name).format(us=500, extra="") for name in ("lab-2.1", "other-1")))
+    version, other = validate([file], chip=toy, calibration=document, fidelity="roofline").groups
+    assert (version.state, other.state) == ("calibrated", "transferred")
+
+
 def test_a_kernel_with_a_document_of_its_own(tmp_path: Path, toy: Chip, document: Calibration, monkeypatch):
     monkeypatch.setattr("npusim.calibration.CATALOG", tmp_path)
     special = {"software": "lab kernel=odd", "parameters": {"time": {"value": 1e-6, "low": 1e-6, "high": 1e-6}}}
