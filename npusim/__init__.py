@@ -41,6 +41,8 @@ _HOME = {
     "KPerf": "kperf_suite",
     "kperf": "kperf_suite",
     "load_suite": "kperf_suite",
+    "calibrate": "accuracy.calibrating",
+    "validate": "accuracy.validation",
     "InputError": "errors",
     "DoesNotFit": "errors",
     "NpuError": "errors",
@@ -63,6 +65,7 @@ __all__ = [
     "Unavailable",
     "Workload",
     "attention",
+    "calibrate",
     "collective",
     "conv2d",
     "decode",
@@ -82,9 +85,12 @@ __all__ = [
     "softmax",
     "sweep",
     "systolic_cycles",
+    "validate",
 ]
 
 if TYPE_CHECKING:
+    from npusim.accuracy.calibrating import calibrate
+    from npusim.accuracy.validation import validate
     from npusim.chip import Chip, load_chip
     from npusim.cost import Cost, estimate
     from npusim.cost.systolic import systolic_cycles

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from npusim import __version__
+from npusim.accuracy_verbs import validate
+from npusim.calibrate_verb import calibrate
 from npusim.compare_verb import compare
 from npusim.errors import InputError, NpuError, Problem
 from npusim.kernel_verbs import kernel
@@ -51,6 +53,8 @@ cli.add_command(compare)
 cli.add_command(kernel)
 cli.add_command(size)
 cli.add_command(sweep)
+cli.add_command(validate)
+cli.add_command(calibrate)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -317,6 +321,7 @@ def _replay(work: Workload, chip: Chip, mapping: str, as_json: bool) -> None:
 
 
 def _cost_dict(cost: Cost) -> dict[str, Any]:
+    from npusim.accuracy import trust
     from npusim.kperf_suite import chip_notes
     from npusim.report.cost_table import workload_notes
 
@@ -338,6 +343,7 @@ def _cost_dict(cost: Cost) -> dict[str, Any]:
         **power,
         "ops": cost.table(),
         "notes": [*chip_notes(cost.chip, cost.fidelity, bool(power)), *workload_notes(cost)],
+        "trust": trust.trust(cost).to_dict(float(cost.time_s)),
     }
 
 
