@@ -71,7 +71,13 @@ class Family(Protocol):
 
 
 # Where each family lives: module and attribute. Imported when it is asked for.
-FAMILIES: dict[str, str] = {}
+FAMILIES: dict[str, str] = {
+    "cpu-gemm/1": "npusim.cost.calibrated.cpu:GEMM",
+    "cpu-qgemm/1": "npusim.cost.calibrated.cpu:QGEMM",
+    "cpu-wgemm/1": "npusim.cost.calibrated.cpu:WEIGHT_GEMM",
+    "cpu-attention/1": "npusim.cost.calibrated.cpu:ATTENTION",
+    "cpu-vector/1": "npusim.cost.calibrated.cpu:VECTOR",
+}
 
 
 def family(name: str) -> Family:
