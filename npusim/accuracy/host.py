@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from npusim.accuracy import fitting, host_cases, host_shapes
 from npusim.accuracy.host_clock import Clock, Timing, best_of
+from npusim.accuracy.host_machine import Machine
 from npusim.accuracy.host_shapes import Shape, Subject
 from npusim.calibration import FORMAT, Calibration, Provenance
 from npusim.chip import Chip
@@ -57,31 +58,56 @@ class Measured:
 
 
 def measure_kernels(
-    seed: int, seconds: float, subjects: Sequence[Subject] = host_shapes.SUBJECTS, clock: Clock = time.perf_counter
-) -> list[Measured]:
+    seed: int,
+    seconds: float,
+    subjects: Sequence[Subject] = host_shapes.SUBJECTS,
+    *,
+    beside: Sequence[Callable[[], object]] = (),
+    clock: Clock = time.thread_time,
+) -> tuple[list[Measured], list[Timing]]:
     """Times the kernels at one draw of shapes, all operators in turn.
 
     Args:
         seed: ``host_shapes.CALIBRATION``, ``host_shapes.VALIDATION`` or any other draw.
         seconds: budget of all samples together.
         subjects: what to time.
-        clock: seconds since any moment.
+        beside: other tasks to time in turn with them, so that they see the same moments of the machine.
+        clock: of the samples.
+
+    Returns:
+        The kernels, and the timings of ``beside``.
     """
     shapes = {subject: tuple(host_shapes.draw(subject, seed)) for subject in subjects}
     tasks = [host_cases.case(subject, shape) for subject in subjects for shape in shapes[subject]]
-    timings = iter(best_of(tasks, seconds, clock))
-    return [
-        Measured(subject, host_cases.variant(subject), shapes[subject], tuple(next(timings) for _ in shapes[subject]))
+    timings = best_of([*beside, *tasks], seconds, clock)
+    left = iter(timings[len(beside) :])
+    measured = [
+        Measured(subject, host_cases.variant(subject), shapes[subject], tuple(next(left) for _ in shapes[subject]))
         for subject in subjects
     ]
+    return measured, timings[: len(beside)]
 
 
-def calibrate(chip: Chip, measured: Iterable[Measured], how: str) -> list[Calibration]:
+def core_shares(machine: Machine, chip: Chip) -> dict[str, float]:
+    """Shares of the last cache and of main memory that one core reads, parameters of every family of this host."""
+    last = [name for name, level in chip.levels.items() if level.scope != "core"]
+    total = chip.level_bandwidth_bytes_per_s(chip.levels[last[-1]]) if last else None
+    assert chip.memory is not None and chip.memory.bandwidth_bytes_per_s is not None
+    found = machine.residency
+    return {
+        "cache_share": min(1.0, found.cache_bytes_per_s / (total or found.cache_bytes_per_s)),
+        "dram_share": min(1.0, found.dram_bytes_per_s / chip.memory.bandwidth_bytes_per_s),
+        "kept_share": found.kept_share,
+    }
+
+
+def calibrate(chip: Chip, measured: Iterable[Measured], shares: Mapping[str, float], how: str) -> list[Calibration]:
     """Fits one document per operator and format.
 
     Args:
         chip: as measured on the same machine.
         measured: the calibration's rows.
+        shares: what one core gets of the shared memories, from ``core_shares``: not fitted.
         how: provenance of the rows.
 
     Raises:
@@ -92,12 +118,12 @@ def calibrate(chip: Chip, measured: Iterable[Measured], how: str) -> list[Calibr
     except ImportError:
         hint = "pip install 'npusim[calibrate]'"
         raise InputError(Problem("fitting the kernels' documents needs SciPy", hint=hint)) from None
-    return [_document(chip, rows, how) for rows in measured]
+    return [_document(chip, rows, shares, how) for rows in measured]
 
 
-def _document(chip: Chip, rows: Measured, how: str) -> Calibration:
+def _document(chip: Chip, rows: Measured, shares: Mapping[str, float], how: str) -> Calibration:
     model = family(rows.subject.family)
-    found = fitting.fit(model, chip, rows.subject.dtype, rows.dims, rows.best_s)
+    found = fitting.fit(model, chip, rows.subject.dtype, rows.dims, rows.best_s, fixed=shares)
     return Calibration(
         format=FORMAT,
         chip=chip.name,
@@ -179,7 +205,7 @@ def validate_host(
     seconds: float = 30.0,
     seed: int = host_shapes.VALIDATION,
     measured: Sequence[Measured] | None = None,
-    clock: Clock = time.perf_counter,
+    clock: Clock = time.thread_time,
 ) -> list[Validated]:
     """Times the kernels at shapes that were not calibrated and predicts each.
 
@@ -195,7 +221,7 @@ def validate_host(
         InputError: an operator has no document.
     """
     known = {(document.op, document.dtype): document for document in documents}
-    rows = measure_kernels(seed, seconds, clock=clock) if measured is None else measured
+    rows = measure_kernels(seed, seconds, clock=clock)[0] if measured is None else measured
     return [predict(chip, known, item) for item in rows]
 
 

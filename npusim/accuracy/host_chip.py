@@ -64,9 +64,7 @@ def rates(machine: Machine) -> dict[str, tuple[float, Figure, str]]:
     """FLOP/s of all cores by format, with the figure it comes from and what it is."""
     best, cores = machine.instructions, machine.facts.cores
     fma = machine.rates[(best, "fma")]
-    together = max(machine.team_rate.value, 0.0)
-    # All cores at once may clock lower than one alone; preempted threads must not pass for that.
-    total = min(cores * fma.value, together) if machine.team_rate.spread < 0.1 else cores * fma.value
+    total = min(cores * fma.value, machine.team_rate.value)  # all cores at once may clock lower than one alone
     scale = total / fma.value
     widened = "float32 multiply-adds, operands widened when they are packed"
     found = {
@@ -86,7 +84,9 @@ def level_rate(machine: Machine, name: str) -> float:
     """Bytes per second that all instances of a memory deliver together, or one for what a core has to itself."""
     one = machine.bandwidth[(name, "read")].value
     together = machine.team_bandwidth.get(name)
-    return max(one, together.value) if together else one
+    found = machine.residency
+    alone = found.dram_bytes_per_s if name == "dram" else found.cache_bytes_per_s
+    return max(one, together.value, alone) if together else one
 
 
 def _each(machine: Machine, loop: str) -> str:

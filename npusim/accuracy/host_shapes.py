@@ -124,7 +124,7 @@ def _heads(rng: np.random.Generator) -> dict[str, int]:
 
 def _prefill(rng: np.random.Generator) -> list[Shape]:
     found: list[Shape] = []
-    while len(found) < 22:
+    while len(found) < 26:
         shape = {"batch": 1, **_heads(rng), "seq_q": _size(rng, (16, 768))}
         shape["seq_kv"] = shape["seq_q"] + (0 if rng.integers(2) else _size(rng, (16, 1024)))
         if 4.0 * shape["heads"] * shape["seq_q"] * shape["seq_kv"] * shape["head_dim"] <= 2 * MOST_FLOPS:
@@ -134,7 +134,7 @@ def _prefill(rng: np.random.Generator) -> list[Shape]:
 
 def _decode(rng: np.random.Generator) -> list[Shape]:
     found: list[Shape] = []
-    while len(found) < 24:
+    while len(found) < 28:
         shape = {"batch": int(rng.choice([1, 2, 4])), **_heads(rng), "seq_q": 1, "seq_kv": _size(rng, (16, 8192))}
         if shape["batch"] * shape["kv_heads"] * shape["seq_kv"] * shape["head_dim"] <= MOST_ELEMENTS / 2:
             found.append(shape)

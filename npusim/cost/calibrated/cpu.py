@@ -34,9 +34,10 @@ CALL = _seconds("call_s", 2e-7, 1e-4, 5e-6, "one call, from Python and back")
 FRACTION = ParameterSpec("fraction", 0.05, 1.0, 0.85, "1", "share of the core's peak that the inner tile sustains")
 TILE = _seconds("tile_s", 1e-10, 2e-7, 1e-8, "beginning and ending one register tile")
 MEMORY = (
-    ParameterSpec("cache_share", 0.02, 1.0, 0.5, "1", "share of the last cache's bandwidth that this kernel reaches"),
-    ParameterSpec("dram_share", 0.02, 1.0, 0.5, "1", "share of main memory's bandwidth that this kernel reaches"),
+    ParameterSpec("cache_share", 0.01, 1.0, 0.5, "1", "share of the last cache's bandwidth that one core reads"),
+    ParameterSpec("dram_share", 0.01, 1.0, 0.5, "1", "share of main memory's bandwidth that one core reads"),
     ParameterSpec("kept_share", 0.1, 1.0, 0.6, "1", "share of the last cache that holds this process's data"),
+    ParameterSpec("stream_share", 0.25, 1.0, 0.8, "1", "share of what one core reads that this kernel moves"),
     ParameterSpec("overlap", 0.0, 1.0, 0.6, "1", "share of the shorter of computing and reading that hides", log=False),
 )
 
@@ -46,12 +47,12 @@ def memory_seconds(chip: Chip, moved: Array, working_set: Array, p: Values) -> A
     assert chip.memory is not None and chip.memory.bandwidth_bytes_per_s is not None
     own = [level.capacity_bytes for level in chip.levels.values() if level.scope == "core"]
     shared = [level for level in chip.levels.values() if level.scope != "core"]
-    dram = chip.memory.bandwidth_bytes_per_s * p["dram_share"]
+    dram = chip.memory.bandwidth_bytes_per_s * p["dram_share"] * p["stream_share"]
     inside = np.minimum(1.0, (max(own, default=1.0) / working_set) ** 2)
     if not shared:
         return np.asarray(moved * (1 - inside) / dram)
     last = max(shared, key=lambda level: level.capacity_bytes)
-    rate = (chip.level_bandwidth_bytes_per_s(last) or dram) * p["cache_share"]
+    rate = (chip.level_bandwidth_bytes_per_s(last) or dram) * p["cache_share"] * p["stream_share"]
     kept = np.maximum(inside, np.minimum(1.0, np.sqrt(p["kept_share"] * last.capacity_bytes / working_set)))
     return np.asarray(moved * ((kept - inside) / rate + (1 - kept) / dram))
 
@@ -218,10 +219,11 @@ class Attention:
         rows = dims["heads"] / dims["kv_heads"] * seq_q
         decode = (seq_q == 1) & (rows <= DECODE_ROWS)
         blocks = np.where(decode, _ceil(seq_kv, DECODE_KEYS), _ceil(rows, QUERY_ROWS))
-        # A block of queries visits the keys up to those of its last row: half a block more than its average row sees.
+        # Rows see the keys before them, rounded to a register tile; keys are brought for the last row of a block.
+        seen = np.where(decode, seq_kv, np.minimum(seq_kv, seq_kv - (seq_q - 1) / 2 + register_tile(chip)[1] / 2))
         share = seq_q / np.where(decode, 1.0, blocks)
         reach = np.where(decode, seq_kv, np.minimum(seq_kv, seq_kv - seq_q / 2 + share / 2))
-        scores = groups * rows * reach
+        scores = groups * rows * seen
         compute = scores * (4 * d / (core_peak(chip, "fp32") * p["fraction"]) + p["score_s"])
         compute = compute + groups * (blocks * p["unit_s"] + rows * p["row_s"])
         visited = np.where(decode, seq_kv, blocks * reach)
