@@ -22,11 +22,14 @@ from npusim.accuracy.host_clock import Timing
 from npusim.accuracy.host_facts import Cache, Facts, read_facts
 from npusim.errors import InputError, Problem
 
-CYCLE_STEPS = 40_000
-COMPUTE_STEPS = 4_000
+# Long enough that the call from Python, a microsecond or two, does not show.
+CYCLE_STEPS = 400_000
+COMPUTE_STEPS = 100_000
+SLOW_STEPS = 8_000
+SLOW = ("rsqrt", "fma-chain")
 TEAM_SAMPLES = 5
 TEAM_STEPS = 200_000  # of every thread when all cores work: long enough that starting them does not show
-STREAM_BYTES = 1 << 20  # a sample passes over at least this much
+STREAM_BYTES = 1 << 24  # a sample passes over at least this much
 # Main memory is measured over a block so much larger than the last cache that little of it stays there.
 BEYOND_CACHE = 8
 MOST_BYTES = 1 << 30
@@ -210,9 +213,10 @@ def _tasks(best: str, sizes: Mapping[str, int], sweep: list[int], memory: Any) -
     }
     for instructions in instruction_sets():
         for loop in probes.COMPUTE:
-            work = probes.compute(instructions, loop, COMPUTE_STEPS)
+            steps = SLOW_STEPS if loop in SLOW else COMPUTE_STEPS
+            work = probes.compute(instructions, loop, steps)
             if work:
-                tasks[(instructions, loop)] = (work, _compute(instructions, loop, COMPUTE_STEPS))
+                tasks[(instructions, loop)] = (work, _compute(instructions, loop, steps))
     for name, size in sizes.items():
         for loop, (reads, writes) in probes.STREAMS.items():
             part = size // 2 if reads and writes else size

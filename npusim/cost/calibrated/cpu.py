@@ -16,6 +16,7 @@ from npusim.chip import Chip
 from npusim.cost.calibrated.family import Dims, ParameterSpec, Times
 
 Array = np.ndarray
+PAST_CACHES = 16 * 2**20  # bytes of a result from which row operators store past the caches
 Values = Mapping[str, float]
 
 # Blocks of csrc/gemm, csrc/qgemm, csrc/wgemm and csrc/attention.
@@ -42,19 +43,36 @@ MEMORY = (
 )
 
 
-def memory_seconds(chip: Chip, moved: Array, working_set: Array, p: Values) -> Array:
-    """Seconds for ``moved`` bytes to come from beyond the core's own caches, given the bytes used between calls."""
+def memory_seconds(chip: Chip, read: Array, written: Array, p: Values, packed: Array | float = 0.0) -> Array:
+    """Seconds for bytes to come from, and go, beyond the core's own caches.
+
+    Args:
+        chip: the hardware.
+        read: bytes read.
+        written: bytes written. Main memory first delivers the lines that they overwrite, unless there are so many
+            that the kernels pass by the caches.
+        p: parameters, those of ``MEMORY`` among them.
+        packed: further bytes in use between calls.
+    """
     assert chip.memory is not None and chip.memory.bandwidth_bytes_per_s is not None
-    own = [level.capacity_bytes for level in chip.levels.values() if level.scope == "core"]
-    shared = [level for level in chip.levels.values() if level.scope != "core"]
+    moved = read + written
+    inside = own_share(chip, moved + packed)
     dram = chip.memory.bandwidth_bytes_per_s * p["dram_share"] * p["stream_share"]
-    inside = np.minimum(1.0, (max(own, default=1.0) / working_set) ** 2)
+    from_dram = (moved + np.where(written < PAST_CACHES, written, 0.0)) / dram
+    shared = [level for level in chip.levels.values() if level.scope != "core"]
     if not shared:
-        return np.asarray(moved * (1 - inside) / dram)
+        return np.asarray(from_dram * (1 - inside))
     last = max(shared, key=lambda level: level.capacity_bytes)
     rate = (chip.level_bandwidth_bytes_per_s(last) or dram) * p["cache_share"] * p["stream_share"]
-    kept = np.maximum(inside, np.minimum(1.0, np.sqrt(p["kept_share"] * last.capacity_bytes / working_set)))
-    return np.asarray(moved * ((kept - inside) / rate + (1 - kept) / dram))
+    held = p["kept_share"] * last.capacity_bytes / (moved + packed)
+    kept = np.maximum(inside, np.minimum(1.0, np.sqrt(held)))
+    return np.asarray(moved * (kept - inside) / rate + (1 - kept) * from_dram)
+
+
+def own_share(chip: Chip, working_set: Array) -> Array:
+    """Share of a working set that stays in the core's own caches from call to call."""
+    own = max((level.capacity_bytes for level in chip.levels.values() if level.scope == "core"), default=1.0)
+    return np.asarray(np.minimum(1.0, (own / working_set) ** 2))
 
 
 def _joined(call: float, compute: Array, memory: Array, overlap: float, name: str) -> Times:
@@ -105,8 +123,10 @@ class Gemm:
         FRACTION,
         TILE,
         ParameterSpec("least_rows", 1.0, 6.0, 3.0, "1", "rows of a tile below which the chain's latency shows"),
-        ParameterSpec("strip_share", 0.1, 1.0, 0.6, "1", "speed of few rows against B in place, of that of tiles"),
+        ParameterSpec("strip_share", 0.1, 1.0, 0.9, "1", "speed of few rows against B in place, of that of tiles"),
+        ParameterSpec("strip_rows", 0.1, 12.0, 3.0, "1", "rows in whose time such rows read B"),
         _seconds("pack_s", 2e-11, 5e-9, 3e-10, "packing, or widening, one element"),
+        _seconds("far_s", 1e-12, 5e-9, 1e-10, "what an element costs more to pack from beyond the core's caches"),
         *MEMORY,
     )
 
@@ -121,16 +141,16 @@ class Gemm:
         step_s = 2 * nr / (core_peak(chip, "fp32") * p["fraction"])
         compute = steps * panels * k * step_s + tiles * panels * blocks * p["tile_s"]
         strips = (m <= STRIP_ROWS) & (n * k > SMALL_B)
-        groups = _ceil(m, min(mr, 6))
-        strip = np.maximum(m, p["least_rows"] * groups) * panels * k * step_s / p["strip_share"]
+        strip = (m / p["strip_share"] + p["strip_rows"]) * panels * k * step_s
         b_in_place = wide & ((m <= mr) | (n * k <= SMALL_B))
         a_in_place = wide & ((m <= 2 * mr) | (n <= NARROW) | ((n <= WIDE) & (k % 1024 != 0)))
         passes = _ceil(n, WIDE)
         packed = np.where(b_in_place, 0.0, n * k) + np.where(a_in_place, 0.0, m * k * passes)
         widened = np.zeros_like(packed) if wide else n * k
-        compute = np.where(strips, strip + widened * p["pack_s"], compute + packed * p["pack_s"])
-        moved = size * (m * k + k * n) + 4 * m * n
-        memory = memory_seconds(chip, moved, moved + np.where(strips, 0.0, 4.0 * packed), p)
+        outside = 1 - own_share(chip, size * (m * k + k * n) + 4 * m * n)
+        packing = packed * (p["pack_s"] + outside * p["far_s"])
+        compute = np.where(strips, strip + widened * p["pack_s"], compute + packing)
+        memory = memory_seconds(chip, size * (m * k + k * n), 4 * m * n, p, np.where(strips, 0.0, 4.0 * packed))
         return _joined(p["call_s"], compute, memory, p["overlap"], "matrix")
 
 
@@ -161,8 +181,7 @@ class Qgemm:
         compute = compute + m * depth * _ceil(n, INT8_COLUMNS) * p["convert_s"]
         direct = m * columns * depth * p["direct_s"] + m * depth * p["convert_s"]
         compute = np.where(m <= DIRECT_ROWS, direct, compute) + m * columns * p["finish_s"]
-        moved = m * k + columns * depth + 4 * m * n
-        memory = memory_seconds(chip, moved, moved, p)
+        memory = memory_seconds(chip, m * k + columns * depth, 4 * m * n, p)
         return _joined(p["call_s"], compute, memory, p["overlap"], "matrix")
 
 
@@ -193,8 +212,7 @@ class WeightGemm:
         compute = np.where(few, m * columns * k * p["stream_s"], tiled) + m * k * p["convert_s"]
         compute = compute + m * columns * p["finish_s"]
         weights = columns * k * (0.5 if dtype == "w4a16" else 1.0) + 4 * columns * _ceil(k, GROUP)
-        moved = weights + 6 * m * k + 4 * m * n
-        memory = memory_seconds(chip, moved, moved, p)
+        memory = memory_seconds(chip, weights + 6 * m * k, 4 * m * n, p)
         return _joined(p["call_s"], compute, memory, p["overlap"], "matrix")
 
 
@@ -209,6 +227,7 @@ class Attention:
         _seconds("score_s", 2e-11, 2e-8, 5e-10, "one score: scale, mask, exponential, sum"),
         _seconds("key_s", 1e-12, 5e-9, 1e-10, "bringing one element of keys and values before a block of queries"),
         _seconds("row_s", 1e-9, 1e-5, 1e-7, "one query row: its maximum, its division"),
+        ParameterSpec("least_rows", 1.0, 8.0, 2.0, "1", "query rows in whose time a lone one passes the keys"),
         *MEMORY,
     )
 
@@ -224,12 +243,12 @@ class Attention:
         share = seq_q / np.where(decode, 1.0, blocks)
         reach = np.where(decode, seq_kv, np.minimum(seq_kv, seq_kv - seq_q / 2 + share / 2))
         scores = groups * rows * seen
-        compute = scores * (4 * d / (core_peak(chip, "fp32") * p["fraction"]) + p["score_s"])
-        compute = compute + groups * (blocks * p["unit_s"] + rows * p["row_s"])
+        lone = np.where(decode, np.maximum(rows, p["least_rows"]) / rows, 1.0)
+        compute = scores * (lone * 4 * d / (core_peak(chip, "fp32") * p["fraction"]) + p["score_s"])
+        compute = compute + groups * (np.where(decode, 1.0, blocks) * p["unit_s"] + rows * p["row_s"])
         visited = np.where(decode, seq_kv, blocks * reach)
         compute = compute + groups * visited * 2 * d * p["key_s"]
-        moved = 8.0 * groups * d * (seq_kv + rows)
-        memory = memory_seconds(chip, moved, moved, p)
+        memory = memory_seconds(chip, 4.0 * groups * d * (2 * seq_kv + rows), 4.0 * groups * d * rows, p)
         return _joined(p["call_s"], compute, memory, p["overlap"], "matrix")
 
 
@@ -239,7 +258,8 @@ class Vector:
     name = "cpu-vector/1"
     parameters = (
         CALL,
-        _seconds("row_s", 1e-10, 1e-5, 3e-8, "one row: its sums, its end"),
+        _seconds("row_s", 1e-10, 1e-5, 3e-8, "one row: its sums"),
+        _seconds("tail_s", 1e-10, 1e-5, 2e-8, "what a row that ends within a vector costs more"),
         _seconds("element_s", 1e-11, 1e-7, 3e-10, "one element from the core's own caches"),
         *MEMORY,
     )
@@ -247,9 +267,10 @@ class Vector:
     def seconds(self, chip: Chip, dtype: str, dims: Dims, parameters: Values) -> Times:
         """See ``Family.seconds``."""
         p, m, n = parameters, dims["m"], dims["n"]
-        moved = 8.0 * m * n
-        compute = m * p["row_s"] + m * n * p["element_s"]
-        return _joined(p["call_s"], compute, memory_seconds(chip, moved, moved, p), p["overlap"], "vector")
+        lanes = chip.core.vector.lanes if chip.core.vector else 1
+        compute = m * (p["row_s"] + np.where(n % lanes > 0, p["tail_s"], 0.0)) + m * n * p["element_s"]
+        memory = memory_seconds(chip, 4.0 * m * n, 4.0 * m * n, p)
+        return _joined(p["call_s"], compute, memory, p["overlap"], "vector")
 
 
 GEMM, QGEMM, WEIGHT_GEMM, ATTENTION, VECTOR = Gemm(), Qgemm(), WeightGemm(), Attention(), Vector()
