@@ -41,6 +41,7 @@ _HOME = {
     "KPerf": "kperf_suite",
     "kperf": "kperf_suite",
     "load_suite": "kperf_suite",
+    "validate": "accuracy.validation",
     "InputError": "errors",
     "DoesNotFit": "errors",
     "NpuError": "errors",
@@ -78,9 +79,11 @@ __all__ = [
     "prefill",
     "softmax",
     "systolic_cycles",
+    "validate",
 ]
 
 if TYPE_CHECKING:
+    from npusim.accuracy.validation import validate
     from npusim.chip import Chip, load_chip
     from npusim.cost import Cost, estimate
     from npusim.cost.systolic import systolic_cycles

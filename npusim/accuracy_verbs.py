@@ -1,1 +1,60 @@
-"""The verbs ``validate``, ``calibrate`` and ``host``."""
+"""The verb ``validate``: predicted against measured."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command()
+@click.argument("files", metavar="FILE...", nargs=-1, required=True)
+@click.option("--chip", metavar="CHIP", help="Price all rows on this chip; default: the chip each device is called.")
+@click.option(
+    "--calibration", default="auto", show_default=True, metavar="auto|none|FILE", help="Calibrations that may be used."
+)
+@click.option(
+    "--fidelity",
+    type=click.Choice(["roofline", "tile", "cycle"]),
+    default="tile",
+    show_default=True,
+    help="Model of the rows that no calibration prices.",
+)
+@click.option("--top", type=click.IntRange(0, 1000), default=0, metavar="N", help="Show the N worst rows and why.")
+@click.option("--plot", type=click.Path(dir_okay=False), metavar="OUT", help="Write a plot (.svg or .html).")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object (microseconds, percent).")
+def validate(
+    files: tuple[str, ...], chip: str | None, calibration: str, fidelity: str, top: int, plot: str | None, as_json: bool
+) -> None:
+    """Compare predictions with measured rows (CSV, gzip allowed; of a folder, every file that has rows).
+
+    For each device, operation, dtype and software: how many rows, mean and median error, bias, rank
+    correlation, and the same for the plain roofline of the data sheet. Rows that cannot be priced are
+    counted by reason.
+    """
+    import json
+
+    from npusim.accuracy.validation import validate as run
+    from npusim.report import accuracy_plot, accuracy_text
+
+    if plot:
+        accuracy_plot.check_suffix(plot)
+    found = run(list(files), chip, calibration, fidelity)
+    if plot:
+        accuracy_plot.write(found, plot)
+    if as_json:
+        result = found.to_dict()
+        if top:
+            result["worst"] = [{**row.to_dict(), "explain": why(row, fidelity)} for row in found.worst(top)]
+        click.echo(json.dumps(result, indent=1, allow_nan=False, ensure_ascii=False))
+        return
+    click.echo(accuracy_text.text(found))
+    for row in found.worst(top):
+        click.echo(accuracy_text.worst(row, why(row, fidelity)))
+
+
+def why(row: object, fidelity: str) -> str:
+    """The explanation of a row's operators, or why there is none."""
+    from npusim.accuracy.validation import Worst
+    from npusim.accuracy.worst import explain_row
+
+    assert isinstance(row, Worst)
+    return explain_row(row, fidelity)

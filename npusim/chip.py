@@ -454,7 +454,7 @@ def _check_declared(chip: Chip, document: yamlio.Document) -> list[Problem]:
 
 
 @lru_cache(maxsize=1)
-def _index() -> dict[str, str]:
+def alias_index() -> dict[str, str]:
     """Catalog names and aliases (lower case) → name. Aliases are read without validating the files."""
     names: dict[str, str] = {}
     for name in chip_names():
@@ -485,7 +485,7 @@ def find_chip(name_or_path: str | os.PathLike[str]) -> Chip:
         return import_scalesim_config(text)
     name = text.lower()
     if name not in chip_names():  # only then is the index of aliases worth reading every file
-        found = _index().get(name)
+        found = alias_index().get(name)
         if found is None and os.sep in text:
             return read_chip(text)
         if found is None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from npusim import __version__
+from npusim.accuracy_verbs import validate
 from npusim.compare_verb import compare
 from npusim.errors import InputError, NpuError, Problem
 from npusim.kernel_verbs import kernel
@@ -45,6 +46,7 @@ def cli() -> None:
 
 cli.add_command(compare)
 cli.add_command(kernel)
+cli.add_command(validate)
 
 
 def main(argv: list[str] | None = None) -> None:
