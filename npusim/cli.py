@@ -18,6 +18,7 @@ from npusim import __version__
 from npusim.accuracy_verbs import validate
 from npusim.compare_verb import compare
 from npusim.errors import InputError, NpuError, Problem
+from npusim.host_verb import host
 from npusim.kernel_verbs import kernel
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def cli() -> None:
 
 
 cli.add_command(compare)
+cli.add_command(host)
 cli.add_command(kernel)
 cli.add_command(validate)
 

@@ -62,7 +62,7 @@ def stream(
     target: npt.NDArray[Any] | None,
     passes: int = 1,
 ) -> float:
-    """Goes ``passes`` times over memory and returns the bytes that were read and written; 0 where there is no such loop.
+    """Goes ``passes`` times over memory and returns the bytes it read and wrote; 0 where there is no such loop.
 
     Args:
         instructions: one of ``INSTRUCTION_SETS``.

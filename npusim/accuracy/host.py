@@ -9,19 +9,25 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 
 from npusim.accuracy import fitting, host_cases, host_shapes
-from npusim.accuracy.host_clock import Clock, Timing, best_of
-from npusim.accuracy.host_machine import Machine
+from npusim.accuracy.host_chip import render
+from npusim.accuracy.host_clock import LEAST_ROUNDS, MOST_ROUNDS, Clock, Timing, best_of
+from npusim.accuracy.host_machine import Machine, Probes
 from npusim.accuracy.host_shapes import Shape, Subject
-from npusim.calibration import FORMAT, Calibration, Provenance
-from npusim.chip import Chip
+from npusim.accuracy.prediction import Calibrations, predict_kernels
+from npusim.accuracy.rows import load_rows
+from npusim.accuracy.validation import Validation
+from npusim.calibration import FORMAT, Calibration, Provenance, load_calibration, save
+from npusim.chip import Chip, read_chip
 from npusim.cost.calibrated.family import family
 from npusim.errors import InputError, Problem
 
+SECONDS = 45.0  # with fits and file handling below a minute
 COLUMNS = ("m", "n", "k", "batch", "heads", "kv_heads", "head_dim", "seq_q", "seq_kv")
 
 
@@ -110,14 +116,7 @@ def calibrate(chip: Chip, measured: Iterable[Measured], shares: Mapping[str, flo
         shares: what one core gets of the shared memories, from ``core_shares``: not fitted.
         how: provenance of the rows.
 
-    Raises:
-        InputError: SciPy is not installed.
     """
-    try:
-        import scipy  # noqa: F401
-    except ImportError:
-        hint = "pip install 'npusim[calibrate]'"
-        raise InputError(Problem("fitting the kernels' documents needs SciPy", hint=hint)) from None
     return [_document(chip, rows, shares, how) for rows in measured]
 
 
@@ -141,107 +140,110 @@ def _document(chip: Chip, rows: Measured, shares: Mapping[str, float], how: str)
 
 
 @dataclass(frozen=True)
-class Validated:
-    """Predicted against measured, for one operator and format.
+class Host:
+    """A measured machine: its chip file and the documents of its kernels.
 
     Args:
-        measured: the rows.
-        predicted_s: seconds of each.
-        bound: what bounds each.
-        roofline_s: the naive roofline of one core with the same chip file, seconds of each.
+        chip: from ``chip.yaml``.
+        documents: from ``calibrations/``.
     """
 
-    measured: Measured
-    predicted_s: np.ndarray
-    bound: np.ndarray
-    roofline_s: np.ndarray
+    chip: Chip
+    documents: tuple[Calibration, ...]
 
 
-def predict(chip: Chip, documents: Mapping[tuple[str, str], Calibration], rows: Measured) -> Validated:
-    """Predicts rows from a chip file and calibration documents alone.
+CHIP, CALIBRATIONS, FITTED, VALIDATED = "chip.yaml", "calibrations", "fitted.csv", "validation.csv"
+
+
+def measure_host(folder: Path, seconds: float = SECONDS, name: str = "", *, fit: bool = True) -> Host:
+    """Measures this machine and its kernels and writes ``chip.yaml``, ``calibrations/`` and ``fitted.csv``.
 
     Args:
-        chip: the chip file.
-        documents: by (op, dtype).
-        rows: what was measured; only its shapes are read.
+        folder: made when missing; what an earlier run left there is overwritten.
+        seconds: budget of all samples together.
+        name: of the chip; by default made of the CPU's name.
+        fit: False to measure the machine alone.
 
     Raises:
-        InputError: there is no document for the operator.
+        InputError: no C extension, no SciPy (with ``fit``), or the folder cannot be written.
     """
-    key = (rows.subject.op, rows.subject.dtype)
-    if key not in documents:
-        raise InputError(
-            Problem(f"no calibration of {key[0]} in {key[1]} beside the chip file", hint="run npusim host again")
-        )
-    document = documents[key]
-    times = family(document.family).seconds(chip, rows.subject.dtype, rows.dims, document.values())
-    return Validated(rows, times.time_s, times.bound, roofline(chip, rows))
+    if fit:
+        _require_scipy()
+    probes = Probes()
+    subjects = host_shapes.SUBJECTS if fit else ()
+    measured, timings = measure_kernels(host_shapes.CALIBRATION, seconds * 0.9, subjects, beside=probes.runs)
+    machine = probes.machine(timings, seconds * 0.1)
+    _write(folder / CHIP, render(machine, name))
+    chip = read_chip(folder / CHIP)
+    how = f"npusim host, {machine.date}: best of {LEAST_ROUNDS} to {MOST_ROUNDS} samples of processor time"
+    documents = calibrate(chip, measured, core_shares(machine, chip), how)
+    for old in (folder / CALIBRATIONS).glob("*.yaml"):
+        old.unlink()
+    for document in documents:
+        save(document, folder / CALIBRATIONS)
+    if fit:
+        _write(folder / FITTED, csv_text(measured, chip.name))
+    return Host(chip, tuple(documents))
 
 
-def roofline(chip: Chip, rows: Measured) -> np.ndarray:
-    """Naive roofline of one core: peak of the format against operands once through main memory."""
-    assert chip.memory is not None and chip.memory.bandwidth_bytes_per_s is not None
-    d, subject = rows.dims, rows.subject
-    weight = {"fp32": 4.0, "bf16": 2.0, "int8": 1.0, "w8a16": 1.0, "w4a16": 0.5}[subject.dtype]
-    peak = chip.peak_flops_per_s("int8" if subject.dtype == "int8" else "fp32")[1] / (chip.cores or 1)
-    if subject.op == "gemm":
-        activation = 2.0 if subject.dtype.startswith("w") else weight
-        flops = 2 * d["m"] * d["n"] * d["k"]
-        moved = activation * d["m"] * d["k"] + weight * d["k"] * d["n"] + 4 * d["m"] * d["n"]
-    elif subject.op.startswith("attention"):
-        pairs = d["seq_q"] * (d["seq_kv"] - (d["seq_q"] - 1) / 2)
-        flops = 4 * d["batch"] * d["heads"] * pairs * d["head_dim"]
-        rows_of = d["kv_heads"] * d["seq_kv"] + d["heads"] * d["seq_q"]
-        moved = 8 * d["batch"] * d["head_dim"] * rows_of
-    else:
-        flops, moved = 0 * d["m"], 8 * d["m"] * d["n"]
-    return np.asarray(np.maximum(flops / peak, moved / chip.memory.bandwidth_bytes_per_s))
+def load_host(folder: Path) -> Host:
+    """Reads what ``measure_host`` wrote. Raises InputError when it is not there."""
+    if not (folder / CHIP).is_file():
+        raise InputError(Problem(f"no measured machine in '{folder}'", hint=f"npusim host --out {folder}"))
+    documents = tuple(load_calibration(path) for path in sorted((folder / CALIBRATIONS).glob("*.yaml")))
+    return Host(read_chip(folder / CHIP).require(), documents)
 
 
 def validate_host(
-    chip: Chip,
-    documents: Iterable[Calibration],
-    *,
-    seconds: float = 30.0,
-    seed: int = host_shapes.VALIDATION,
-    measured: Sequence[Measured] | None = None,
-    clock: Clock = time.thread_time,
-) -> list[Validated]:
-    """Times the kernels at shapes that were not calibrated and predicts each.
+    folder: Path, *, seconds: float = SECONDS, seed: int = host_shapes.VALIDATION, clock: Clock = time.thread_time
+) -> Validation:
+    """Times the kernels at shapes that were not fitted, and predicts each from what ``measure_host`` wrote.
 
     Args:
-        chip: the chip file of this machine, from ``npusim host``.
-        documents: the calibrations beside it.
+        folder: with the chip file and the documents; gets ``validation.csv``.
         seconds: budget of the samples.
         seed: of the shapes; those of the calibration are left out of any draw.
-        measured: rows that were timed before, instead of timing any.
-        clock: seconds since any moment.
+        clock: of the samples.
 
     Raises:
-        InputError: an operator has no document.
+        InputError: nothing was measured there before, or the rows cannot be written.
     """
-    known = {(document.op, document.dtype): document for document in documents}
-    rows = measure_kernels(seed, seconds, clock=clock)[0] if measured is None else measured
-    return [predict(chip, known, item) for item in rows]
+    host = load_host(folder)
+    measured, _ = measure_kernels(seed, seconds, clock=clock)
+    _write(folder / VALIDATED, csv_text(measured, host.chip.name))
+    return validate_rows(host, folder / VALIDATED)
 
 
-def csv_rows(measured: Iterable[Measured], device: str, threads: int = 1) -> list[dict[str, Any]]:
-    """Measured rows in the kernel schema: shapes and the best time in microseconds, spread and samples in ``extra``."""
-    found = []
+def validate_rows(host: Host, path: Path) -> Validation:
+    """Predicts rows that ``validate_host`` or ``measure_host`` wrote, by the documents of ``host`` alone."""
+    rows = load_rows(str(path))
+    found = predict_kernels(rows, host.chip, Calibrations(host.documents), "roofline")
+    return Validation((found,), "roofline", f"{len(host.documents)} documents of this host")
+
+
+def csv_text(measured: Iterable[Measured], device: str) -> str:
+    """Rows in the kernel schema: shapes, the best time in microseconds, how it was taken in ``extra``."""
+    lines = [",".join(("device", "software", "op", "dtype", *COLUMNS, "latency_us", "extra"))]
     for item in measured:
         for shape, timing in zip(item.shapes, item.timings, strict=True):
-            extra = f"threads={threads};residency=llc;spread={timing.spread:.2f};samples={timing.samples}"
+            sizes = [str(shape.get(name, "")) for name in COLUMNS]
+            extra = f"threads=1;spread={timing.spread:.2f};samples={timing.samples}"
             if item.subject.op.startswith("attention"):
                 extra += ";causal=1"
-            found.append(
-                {
-                    "device": device,
-                    "software": item.software,
-                    "op": item.subject.op,
-                    "dtype": item.subject.dtype,
-                    **{name: shape.get(name, "") for name in COLUMNS},
-                    "latency_us": f"{1e6 * timing.best_s:.4g}",
-                    "extra": extra,
-                }
-            )
-    return found
+            words = (device, item.software, item.subject.op, item.subject.dtype)
+            lines.append(",".join((*words, *sizes, f"{1e6 * timing.best_s:.4g}", extra)))
+    return "\n".join(lines) + "\n"
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(Problem(f"cannot write: {error.strerror}", file=str(path))) from None
+
+
+def _require_scipy() -> None:
+    if find_spec("scipy") is None:
+        hint = "pip install 'npusim[calibrate]', or --no-fit for the chip file alone"
+        raise InputError(Problem("fitting what the kernels sustain needs SciPy", hint=hint))

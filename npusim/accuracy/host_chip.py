@@ -27,6 +27,7 @@ def render(machine: Machine, name: str = "") -> str:
         name: of the chip; by default made of the CPU's name.
     """
     facts, best = machine.facts, machine.instructions
+    dram, call = _si(level_rate(machine, "dram"), "B/s"), _si(machine.call_s.value, "s")
     lines = [
         "format: npusim-chip/1",
         f"name: {name or chip_name(facts.model)}",
@@ -53,9 +54,9 @@ def render(machine: Machine, name: str = "") -> str:
         "memory:",
         "  kind: dram",
         f"  capacity: {_stated(f'{facts.memory_bytes or 2**30} B', 'main memory of the machine')}",
-        f"  bandwidth: {_figure(_si(level_rate(machine, 'dram'), 'B/s'), machine.team_bandwidth['dram'], _read(machine))}",
+        f"  bandwidth: {_figure(dram, machine.team_bandwidth['dram'], _read(machine))}",
         "overheads:",
-        f"  launch: {_figure(_si(machine.call_s.value, 's'), machine.call_s, 'a call of npukernels that computes nothing')}",
+        f"  launch: {_figure(call, machine.call_s, 'a call of npukernels that computes nothing')}",
     ]
     return "\n".join(lines) + "\n"
 

@@ -267,7 +267,8 @@ def _together(work: Sequence[Callable[[], float]], pool: ThreadPoolExecutor, sec
         done = run()
         return done / max(time.thread_time() - begin, 1e-12)
 
-    samples, end = [], time.perf_counter() + seconds
+    samples: list[float] = []
+    end = time.perf_counter() + seconds
     while len(samples) < TEAM_SAMPLES or (time.perf_counter() < end and len(samples) < 10 * TEAM_SAMPLES):
         samples.append(sum(pool.map(timed, work)))
     samples.sort()
