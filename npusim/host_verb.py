@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--out", default="host", show_default=True, metavar="FOLDER", help="Where the files go.")
-@click.option("--seconds", type=click.FloatRange(1, 600), default=45.0, show_default=True, help="Time to measure for.")
+@click.option("--seconds", type=click.FloatRange(1, 600), default=40.0, show_default=True, help="Time to measure for.")
 @click.option("--name", default="", metavar="NAME", help="Name of the chip; default: made of the CPU's.")
 @click.option("--fit/--no-fit", default=True, help="Also measure the kernels and fit what they sustain.")
 @click.option("--validate", "check", is_flag=True, help="Time other shapes and compare them with predictions.")

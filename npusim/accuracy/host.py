@@ -27,7 +27,7 @@ from npusim.chip import Chip, read_chip
 from npusim.cost.calibrated.family import family
 from npusim.errors import InputError, Problem
 
-SECONDS = 45.0  # with fits and file handling below a minute
+SECONDS = 40.0  # with fits and file handling below a minute
 COLUMNS = ("m", "n", "k", "batch", "heads", "kv_heads", "head_dim", "seq_q", "seq_kv")
 
 
