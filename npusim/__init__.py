@@ -41,6 +41,7 @@ _HOME = {
     "KPerf": "kperf_suite",
     "kperf": "kperf_suite",
     "load_suite": "kperf_suite",
+    "calibrate": "accuracy.calibrating",
     "validate": "accuracy.validation",
     "InputError": "errors",
     "DoesNotFit": "errors",
@@ -62,6 +63,7 @@ __all__ = [
     "Unavailable",
     "Workload",
     "attention",
+    "calibrate",
     "collective",
     "conv2d",
     "decode",
@@ -83,6 +85,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from npusim.accuracy.calibrating import calibrate
     from npusim.accuracy.validation import validate
     from npusim.chip import Chip, load_chip
     from npusim.cost import Cost, estimate

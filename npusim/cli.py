@@ -16,6 +16,7 @@ import click
 
 from npusim import __version__
 from npusim.accuracy_verbs import validate
+from npusim.calibrate_verb import calibrate
 from npusim.compare_verb import compare
 from npusim.errors import InputError, NpuError, Problem
 from npusim.host_verb import host
@@ -49,6 +50,7 @@ cli.add_command(compare)
 cli.add_command(host)
 cli.add_command(kernel)
 cli.add_command(validate)
+cli.add_command(calibrate)
 
 
 def main(argv: list[str] | None = None) -> None:

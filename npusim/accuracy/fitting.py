@@ -7,8 +7,9 @@ one too slow, outliers weigh linearly), minimised by bounded trust-region least 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,10 @@ from npusim.errors import Finding, InputError, Problem
 SCALE = 0.1  # log ratios beyond ±10 % begin to weigh linearly
 SHAPE = ("m", "n", "k", "batch", "heads", "kv_heads", "head_dim", "seq_q", "seq_kv", "ranks", "bytes")
 QUANTILES = (0.05, 0.1, 0.5, 0.9, 0.95)
+DIFFERENCE = 2e-3  # of a parameter's range: far enough to step over the kinks of a search over tiles
+MAX_EVALUATIONS = 60
+FOLD_EVALUATIONS = 12  # a fold starts where the fit of all rows ended
+SCREEN_ROWS, SCREEN_EVALUATIONS = 300, 10  # how long a starting point is followed before it is judged
 # A quantile needs rows on both sides of it; below this a residual group is not listed.
 MIN_GROUP_ROWS = 40
 Predict = Callable[[np.ndarray, Mapping[str, float]], np.ndarray]
@@ -126,6 +131,7 @@ def fit(
     starts: int = 3,
     max_rows: int = 4000,
     fixed: Mapping[str, float] | None = None,
+    alternatives: Sequence[Mapping[str, float]] = ({},),
     weights: np.ndarray | None = None,
 ) -> Fit:
     """Fits the parameters of ``family`` to measured rows, with cross-validation over shapes.
@@ -138,9 +144,10 @@ def fit(
         latency_s: measured seconds, positive.
         folds: parts of the shapes; each is predicted by a fit of the others.
         seed: of folds, starts and subsampling.
-        starts: starting points of the first fit; folds start from what it found.
+        starts: starting points that are looked at; folds start from what the fit of all rows found.
         max_rows: a fit uses at most this many rows (a random sample); every row is predicted.
         fixed: parameters that are not fitted.
+        alternatives: sets of further fixed parameters (discrete choices); the one with the smallest loss is taken.
         weights: weight of each row's residual.
 
     Raises:
@@ -153,19 +160,23 @@ def fit(
     def predict(rows: np.ndarray, parameters: Mapping[str, float]) -> np.ndarray:
         return family.seconds(chip, dtype, {n: c[rows] for n, c in columns.items()}, parameters).time_s
 
-    search = Search(family.parameters, predict, latency_s, weights, dict(fixed or {}), max_rows, seed)
     everything = np.arange(len(latency_s))
     fold = shape_folds(columns, len(latency_s), folds, seed)
-    full, converged = search.run(everything, starts)
+    searches = []
+    for choice in alternatives:
+        held = {**(fixed or {}), **choice}
+        searches.append(Search(family.parameters, predict, latency_s, weights, held, max_rows, seed))
+    search, first = promising(searches, everything, starts)
+    full, converged, _ = search.run(everything, first)
     predicted = np.empty(len(latency_s))
     found = []
     for index in range(folds):
         out = np.flatnonzero(fold == index)
-        values, _ = search.run(np.flatnonzero(fold != index), 1, full)
+        values, _, _ = search.run(np.flatnonzero(fold != index), full, FOLD_EVALUATIONS)
         predicted[out] = predict(out, values)
         found.append(values)
     times = family.seconds(chip, dtype, columns, full)
-    spans = {name: _interval(value, [v[name] for v in found]) for name, value in full.items()}
+    spans = {s.name: _interval(s, full[s.name], [values[s.name] for values in found]) for s in family.parameters}
     return Fit(full, spans, converged, predicted, times.bound, fold, np.log(latency_s / predicted))
 
 
@@ -178,11 +189,24 @@ def _check(latency_s: np.ndarray, family: Family, folds: int) -> None:
         raise InputError(Problem("measured times must be positive", "latency_us"))
 
 
-def _interval(value: float, folded: list[float]) -> tuple[float, float]:
-    """80 % interval by the jackknife over folds: ±1.28 · sqrt((K−1)/K · Σ(θ_k − θ̄)²) (Efron and Stein 1981)."""
-    count = len(folded)
-    spread = 1.2816 * float(np.sqrt((count - 1) * np.var(folded)))
-    return value - spread, value + spread
+def _interval(spec: ParameterSpec, value: float, folded: list[float]) -> tuple[float, float]:
+    """80 % interval by the jackknife over folds: ±1.28 · sqrt((K−1)/K · Σ(θ_k − θ̄)²) (Efron and Stein 1981).
+
+    On the scale the parameter is fitted on, within its bounds.
+    """
+    inner = np.array([_inner(spec, each) for each in folded])
+    spread = 1.2816 * float(np.sqrt((len(folded) - 1) * np.var(inner)))
+    ends = (value * np.exp(-spread), value * np.exp(spread)) if spec.log else (value - spread, value + spread)
+    return min(max(float(ends[0]), spec.low), value), max(min(float(ends[1]), spec.high), value)
+
+
+def promising(searches: Sequence[Search], rows: np.ndarray, starts: int) -> tuple[Search, dict[str, float] | None]:
+    """The search and the starting point to follow: of each search the best of ``starts`` points is looked at."""
+    if len(searches) == 1 and starts <= 1:
+        return searches[0], None
+    looked = [(*search.screen(rows, starts), search) for search in searches]
+    _, first, search = min(looked, key=lambda each: each[0])
+    return search, first
 
 
 class Search:
@@ -214,42 +238,64 @@ class Search:
         self.max_rows, self.seed = max_rows, seed
 
     def run(
-        self, rows: np.ndarray, starts: int = 1, first: Mapping[str, float] | None = None
-    ) -> tuple[dict[str, float], bool]:
-        """Best parameters over ``starts`` starting points for these rows, and whether that fit converged."""
-        from scipy.optimize import least_squares  # the ``calibrate`` extra: only fitting needs it
-
+        self, rows: np.ndarray, first: Mapping[str, float] | None = None, evaluations: int | None = None
+    ) -> tuple[dict[str, float], bool, float]:
+        """Fits ``rows`` from ``first``: best parameters, whether the fit converged, and its loss."""
         rng = np.random.default_rng(self.seed)
         if len(rows) > self.max_rows:
             rows = np.sort(rng.choice(rows, self.max_rows, replace=False))
-        low, high = (np.array([_inner(s, getattr(s, side)) for s in self.specs]) for side in ("low", "high"))
-        start = np.array([_inner(s, (first or {}).get(s.name, s.start)) for s in self.specs])
-        best, best_cost, converged = start, np.inf, False
-        for attempt in range(starts):
-            at = start if attempt == 0 else start + rng.uniform(-0.35, 0.35, len(start)) * (high - low)
-            margin = 1e-3 * (high - low)
-            result = least_squares(
-                lambda x: self._residuals(x, rows),
-                np.clip(at, low + margin, high - margin),
-                bounds=(low, high),
-                loss="soft_l1",
-                f_scale=SCALE,
-                x_scale=np.maximum(high - low, 1e-9),
-                diff_step=1e-3,
-                ftol=1e-5,
-                xtol=1e-6,
-                gtol=1e-8,
-                max_nfev=40,
-            )
-            if result.cost < best_cost:
-                best, best_cost = result.x, result.cost
-            converged = converged or (result.status > 0 and result.cost <= best_cost)
-        return self._values(best), converged
+        found = self._solve(self._point(first or {}), rows, evaluations or MAX_EVALUATIONS)
+        return self._values(found.x), found.status > 0, float(found.cost)
+
+    def screen(self, rows: np.ndarray, starts: int) -> tuple[float, dict[str, float]]:
+        """The most promising of ``starts`` points: its loss after a few steps on a few rows, and where they led."""
+        rng = np.random.default_rng(self.seed)
+        if len(rows) > SCREEN_ROWS:
+            rows = np.sort(rng.choice(rows, SCREEN_ROWS, replace=False))
+        start = self._point({})
+        points = [start, *(start + rng.uniform(-0.3, 0.3, len(start)) for _ in range(starts - 1))]
+        best = min((self._solve(at, rows, SCREEN_EVALUATIONS) for at in points), key=lambda found: found.cost)
+        return float(best.cost), self._values(best.x)
+
+    def _point(self, values: Mapping[str, float]) -> np.ndarray:
+        """Parameters between 1 and 2, each on its own scale, so that one difference step suits all of them."""
+        return np.array([self._scaled(s, values.get(s.name, self._start(s))) for s in self.specs])
+
+    def _solve(self, at: np.ndarray, rows: np.ndarray, evaluations: int) -> Any:
+        from scipy.optimize import least_squares  # the ``calibrate`` extra: only fitting needs it
+
+        return least_squares(
+            lambda x: self._residuals(x, rows),
+            np.clip(at, 1.001, 1.999),
+            bounds=(1.0, 2.0),
+            loss="soft_l1",
+            f_scale=SCALE,
+            diff_step=DIFFERENCE,
+            ftol=1e-4,
+            xtol=1e-6,
+            gtol=1e-8,
+            max_nfev=evaluations,
+        )
+
+    def _start(self, spec: ParameterSpec) -> float:
+        """Where a fit begins; a launch a little below the fastest rows."""
+        if spec.name == "launch":
+            return float(np.clip(0.8 * np.quantile(self.latency_s, 0.01), spec.low, spec.high))
+        return spec.start
+
+    @staticmethod
+    def _scaled(spec: ParameterSpec, value: float) -> float:
+        low, high = _inner(spec, spec.low), _inner(spec, spec.high)
+        return 1 + (_inner(spec, value) - low) / (high - low)
 
     def _values(self, x: np.ndarray) -> dict[str, float]:
-        found = {s.name: float(np.exp(v)) if s.log else float(v) for s, v in zip(self.specs, x, strict=True)}
-        # exp(log(high)) may end one bit outside
-        return {s.name: min(max(found[s.name], s.low), s.high) for s in self.specs} | self.fixed
+        found = dict(self.fixed)
+        for spec, scaled in zip(self.specs, x, strict=True):
+            low, high = _inner(spec, spec.low), _inner(spec, spec.high)
+            inner = low + (float(scaled) - 1) * (high - low)
+            # exp(log(high)) may end one bit outside
+            found[spec.name] = min(max(float(np.exp(inner)) if spec.log else inner, spec.low), spec.high)
+        return found
 
     def _residuals(self, x: np.ndarray, rows: np.ndarray) -> np.ndarray:
         ratio = np.log(self.predict(rows, self._values(x)) / self.latency_s[rows])

@@ -43,6 +43,7 @@ LAYERS = {
     "host_verb": 6,
     "trace_verb": 6,
     "accuracy_verbs": 6,
+    "calibrate_verb": 6,
     "sizing_verbs": 6,
     "serving_verbs": 6,
     "__main__": 6,

@@ -77,6 +77,7 @@ FAMILIES: dict[str, str] = {
     "cpu-wgemm/1": "npusim.cost.calibrated.cpu:WEIGHT_GEMM",
     "cpu-attention/1": "npusim.cost.calibrated.cpu:ATTENTION",
     "cpu-vector/1": "npusim.cost.calibrated.cpu:VECTOR",
+    "gpu-gemm/1": "npusim.cost.calibrated.gemm:GPU_GEMM",
 }
 
 
@@ -87,3 +88,26 @@ def family(name: str) -> Family:
     module, _, attribute = FAMILIES[name].partition(":")
     found: Family = getattr(import_module(module), attribute)
     return found
+
+
+# Operators of the rows → (category of the chip, "" for any; family): what ``npusim calibrate`` fits.
+OPERATORS: dict[str, tuple[tuple[str, str], ...]] = {
+    **dict.fromkeys(("gemm", "linear", "bmm", "matmul"), (("gpu", "gpu-gemm/1"),)),
+}
+
+
+def family_of(op: str, category: str) -> Family | None:
+    """The family that models an operator of the rows on a category of chips, if there is one."""
+    for wanted, name in OPERATORS.get(op.lower(), ()):
+        if wanted in ("", category):
+            return family(name)
+    return None
+
+
+def alternatives(model: Family, dtype: str, residency: str) -> tuple[dict[str, float], ...]:
+    """Sets of parameters a fit holds fixed and tries one after the other: discrete choices, and what does not apply.
+
+    A family states them by a method ``alternatives(dtype, residency)``; without it nothing is fixed.
+    """
+    stated = getattr(model, "alternatives", None)
+    return ({},) if stated is None else tuple(stated(dtype, residency))
