@@ -56,7 +56,7 @@ __all__ = [
 ]
 
 CATALOG = Path(__file__).parent / "catalog" / "chips"
-STATUSES = ("published", "secondary", "recalled", "derived", "assumed")
+STATUSES = ("measured", "published", "secondary", "recalled", "derived", "assumed")
 FILE = {"from_file": True}
 
 

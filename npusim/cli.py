@@ -19,6 +19,7 @@ from npusim.accuracy_verbs import validate
 from npusim.calibrate_verb import calibrate
 from npusim.compare_verb import compare
 from npusim.errors import InputError, NpuError, Problem
+from npusim.host_verb import host
 from npusim.kernel_verbs import kernel
 from npusim.sizing_verbs import size, sweep
 
@@ -50,6 +51,7 @@ def cli() -> None:
 
 
 cli.add_command(compare)
+cli.add_command(host)
 cli.add_command(kernel)
 cli.add_command(size)
 cli.add_command(sweep)

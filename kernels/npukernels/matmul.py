@@ -36,6 +36,8 @@ KINDS = ("float32", "float16", "uint16")
 FORMATS = {"fp32": "float32", "fp16": "float16", "bf16": "uint16"}
 
 _F32 = np.dtype(np.float32)
+_DTYPES = tuple(np.dtype(name) for name in KINDS)  # dtype.name takes microseconds; comparing dtypes does not
+_C_TYPES = dict(zip(_DTYPES, ("NPK_GEMM_F32", "NPK_GEMM_FP16", "NPK_GEMM_BF16"), strict=True))
 
 # Bits of ndarray.flags.num: C-contiguous and aligned.
 _IN_ORDER = 0x101
@@ -192,6 +194,8 @@ def rounded(x: AnyArray, dtype: np.dtype[Any]) -> AnyArray:
 
 def _factor(x: Any, name: str) -> AnyArray:
     """``x`` when it is an array of at least 2 dimensions in a format of gemm; ``ml_dtypes`` become codes."""
+    if type(x) is np.ndarray and x.ndim >= 2 and x.dtype in _C_TYPES:
+        return x  # the common case, without the cost of a message
     if isinstance(x, np.ndarray) and x.dtype.name == "bfloat16":
         x = x.view(np.uint16)
     factor = array(x, name, KINDS)
@@ -221,6 +225,11 @@ def _product_shape(a: AnyArray, b: AnyArray) -> tuple[int, ...]:
 def _output(out: Any, out_dtype: str | None, shape: tuple[int, ...], *inputs: Any) -> AnyArray:
     if out is None and out_dtype is None:
         return floats(*shape)
+    if type(out) is np.ndarray and out_dtype is None and out.dtype in _C_TYPES and out.shape == shape:
+        flags = out.flags
+        usable = flags.c_contiguous and flags.aligned and flags.writeable
+        if usable and not any(np.may_share_memory(out, x) for x in inputs):
+            return out
     if out_dtype is not None and out_dtype not in FORMATS:
         raise InputError(Problem(f"out_dtype is {out_dtype!r}"[:100], "out_dtype", allowed=", ".join(FORMATS)))
     if out is None:
@@ -326,6 +335,10 @@ def _native_batch(isa: str, a: AnyArray, b: AnyArray, out: AnyArray, threads: in
     """Any formats and leading dimensions: the innermost of these is a loop in C, the others loop here."""
     if out.size == 0:
         return
+    ordered = a.flags.num & b.flags.num & out.flags.num & _IN_ORDER == _IN_ORDER
+    if ordered and a.ndim == b.ndim == out.ndim == 2:
+        _one_product(isa, a, b, out, threads)
+        return
     lead = out.shape[:-2]
     left, right = (_readable(np.broadcast_to(x, (*lead, *x.shape[-2:])), x) for x in (a, b))
     target = out
@@ -335,6 +348,19 @@ def _native_batch(isa: str, a: AnyArray, b: AnyArray, out: AnyArray, threads: in
         _one_batch(isa, left[index], right[index], target[index], threads)
     if target is not out:
         out[...] = target
+
+
+def _one_product(isa: str, a: AnyArray, b: AnyArray, out: AnyArray, threads: int) -> None:
+    """C-contiguous matrices of any formats."""
+    module = native.require_native()
+    lib, buffer = module.lib, module.ffi.from_buffer
+    (m, k), n = a.shape, b.shape[1]
+    status = lib.npk_gemm(
+        getattr(lib, isa), 1, m, n, k, _type_code(a), buffer(a), 0, k, 1, _type_code(b), buffer(b), 0, n, 1,
+        _type_code(out), buffer(out), 0, n, 1, threads,
+    )  # fmt: skip
+    if status:
+        native.raise_for_status(status, f"gemm {a.shape} x {b.shape}")
 
 
 def _readable(x: AnyArray, source: AnyArray) -> AnyArray:
@@ -361,8 +387,7 @@ def _one_batch(isa: str, a: AnyArray, b: AnyArray, out: AnyArray, threads: int) 
 
 
 def _type_code(x: AnyArray) -> int:
-    lib = native.require_native().lib
-    code: int = {4: lib.NPK_GEMM_F32}.get(x.itemsize, lib.NPK_GEMM_FP16 if x.dtype.kind == "f" else lib.NPK_GEMM_BF16)
+    code: int = getattr(native.require_native().lib, _C_TYPES[x.dtype])
     return code
 
 

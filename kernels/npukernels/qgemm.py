@@ -189,7 +189,7 @@ def _result(out: Any, shape: tuple[int, int], name: Any, inputs: tuple[Any8, ...
 def _zero_points(a: Any8, b: PackedInt8, a_zero: Any, b_zero: Any) -> ZeroPoints:
     if type(a_zero) is int and type(b_zero) is int and a_zero == b_zero == 0:
         return _NO_ZEROS if b.dtype == "int8" else ZeroPoints(0, b.moved_zero)
-    left = _whole(a_zero, "a_zero", a.dtype.name)
+    left = _whole(a_zero, "a_zero", "int8" if a.dtype == _DTYPES["int8"] else "uint8")
     shift = 128 if b.dtype == "uint8" else 0
     if isinstance(b_zero, np.ndarray) and b_zero.ndim:
         kinds = ("int32", "int8", "uint8")

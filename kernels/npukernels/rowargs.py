@@ -14,6 +14,8 @@ from npusim.errors import InputError, Problem
 
 Rows: TypeAlias = npt.NDArray[Any]
 
+_F32 = np.dtype(np.float32)
+
 # The constant that stands for an array's number format in C. By dtype, as ``dtype.name`` takes microseconds.
 C_TYPES = {
     np.dtype(np.float32): "NPK_FP32",
@@ -49,6 +51,8 @@ def vector(value: Any, name: str, size: int) -> Rows | None:
     """``value`` as a contiguous float32 vector of ``size`` elements; None stays None. Raises InputError otherwise."""
     if value is None:
         return None
+    if type(value) is np.ndarray and value.dtype is _F32 and value.shape == (size,) and value.flags.carray:
+        return value  # the common case, without the cost of a message
     x = array(value, name, ("float32",), (1,))
     if x.size != size:
         raise InputError(Problem(f"{name} has {x.size} elements", name, allowed=f"expected {size}"))
@@ -57,6 +61,8 @@ def vector(value: Any, name: str, size: int) -> Rows | None:
 
 def positive(value: Any, name: str) -> float:
     """``value`` as a finite float above zero. Raises InputError otherwise."""
+    if type(value) is float and 0 < value < math.inf:
+        return value
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.number)):
         raise InputError(Problem(f"{name} is {value!r}"[:100], name, allowed="a number above 0"))
     if not 0 < value < math.inf:

@@ -99,11 +99,10 @@ class Calibrations:
         """The best document for a group, or None."""
         if self.catalog:
             return _of_stack(documents.resolve(chip, software, op, dtype), software)
-        for document in self.named:
-            found = documents.resolve(chip, software, op, dtype, (document,))
-            if found is not None and found.calibration is document:
-                return _of_stack(found, software)
-        return None
+        tried = [documents.resolve(chip, software, op, dtype, (document,)) for document in self.named]
+        usable = [m for m, own in zip(tried, self.named, strict=True) if m is not None and m.calibration is own]
+        # A document of this very format goes before one of another that could stand in for it.
+        return _of_stack(min(usable, key=lambda match: match.state != "calibrated", default=None), software)
 
 
 def _of_stack(match: Match | None, software: str) -> Match | None:

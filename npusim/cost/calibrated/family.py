@@ -72,6 +72,11 @@ class Family(Protocol):
 
 # Where each family lives: module and attribute. Imported when it is asked for.
 FAMILIES: dict[str, str] = {
+    "cpu-gemm/1": "npusim.cost.calibrated.cpu:GEMM",
+    "cpu-qgemm/1": "npusim.cost.calibrated.cpu:QGEMM",
+    "cpu-wgemm/1": "npusim.cost.calibrated.cpu:WEIGHT_GEMM",
+    "cpu-attention/1": "npusim.cost.calibrated.cpu:ATTENTION",
+    "cpu-vector/1": "npusim.cost.calibrated.cpu:VECTOR",
     "gpu-gemm/1": "npusim.cost.calibrated.gemm:GPU_GEMM",
     "cube-gemm/1": "npusim.cost.calibrated.cube:GEMM",
     "cube-quantised-gemm/1": "npusim.cost.calibrated.cube:QUANTISED_GEMM",
