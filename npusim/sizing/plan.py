@@ -109,7 +109,7 @@ class Plan:
         name: for reports.
         chip: the base chip.
         fidelity: ``roofline`` or ``tile``.
-        power: how power is modelled, one of ``bill.POWER``; K-Perf rows are priced from the TDP.
+        power: how power is modelled, one of ``bill.POWER``; K-Perf rows know no ``bottom-up``.
         parameters: name → values, SI.
         derived: name → expression, in the order they are evaluated.
         constraints: what designs and points have to keep to.
@@ -245,6 +245,8 @@ def _make(document: yamlio.Document) -> Plan:
     constraints = _constraints(read.constraints, parameters, derived, document, problems)
     if not read.workloads and read.suite is None:
         problems.append(document.problem((), "nothing to price", "'workloads' or a 'suite' of K-Perf rows"))
+    if read.suite is not None and read.power == "bottom-up":
+        problems.append(document.problem(("power",), "K-Perf rows have no bottom-up power", "capped, or tdp"))
     if problems:
         raise InputError(problems)
     plan = Plan(
