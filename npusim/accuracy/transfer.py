@@ -19,7 +19,7 @@ from npusim.accuracy.dims import RowDims
 from npusim.calibration import Calibration, CrossValidation, Parameter, Provenance, Residuals
 from npusim.cost.calibrated.family import Family, alternatives
 
-MAX_ROWS = 250  # of each chip
+MAX_ROWS = 150  # of each chip
 # Where a class has one measured chip, nothing was left out: its residuals are spread by what leaving chips out
 # did to classes that have several (docs/calibration.md).
 LONE_SPREAD = 1.6
@@ -74,7 +74,7 @@ def fit_together(groups: list[Group], most: int = MAX_ROWS, seed: int = 0) -> di
         fitting.Search(model.parameters, predict, measured, weights, held, len(measured), seed)
         for held in alternatives(model, groups[0].dtype, groups[0].residency)
     ]
-    search, first = fitting.promising(searches, everything, 2)
+    search, first = fitting.promising(searches, everything, 1)
     values, converged, _ = search.run(everything, first)
     if not converged:
         raise fitting.NotConverged("the fit did not converge: no calibration is written")
