@@ -119,7 +119,7 @@ def class_document(name: str, groups: list[Group], known: dict[tuple[str, ...], 
     """
     first = groups[0]
     if len(groups) == 1:
-        return _lone(name, first, known)
+        return lone_document(name, known[key_of(first)])
     values = fit_together(groups)
     left = leave_out(groups)
     ratio = np.concatenate([each.log_ratio for each in left])
@@ -154,19 +154,16 @@ def class_document(name: str, groups: list[Group], known: dict[tuple[str, ...], 
     )
 
 
-def _lone(name: str, group: Group, known: dict[tuple[str, ...], Calibration]) -> Calibration:
-    """A class of one measured chip: its parameters, its residuals spread about their median."""
-    own = known[key_of(group)]
+def lone_document(name: str, own: Calibration) -> Calibration:
+    """The document of a class with one measured chip: that chip's parameters, its residuals spread about the median."""
     return own.model_copy(
         update={
             "scope": "class",
             "chip": name,
-            "software": documents.stack(group.software),
-            "chips": (group.chip.name,),
+            "software": documents.stack(own.software),
+            "chips": (own.chip,),
             "residuals": {key: _spread(each) for key, each in own.residuals.items()},
-            "notes": (
-                f"one chip of the class was measured: no chip could be left out, interval spread by {LONE_SPREAD}",
-            ),
+            "notes": (f"one chip of the class was measured, none left out: interval spread by {LONE_SPREAD}",),
         }
     )
 
