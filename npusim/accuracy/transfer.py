@@ -19,7 +19,7 @@ from npusim.accuracy.dims import RowDims
 from npusim.calibration import Calibration, CrossValidation, Parameter, Provenance, Residuals
 from npusim.cost.calibrated.family import Family, alternatives
 
-MAX_ROWS = 250  # of each chip
+MAX_ROWS = 150  # of each chip
 # Where a class has one measured chip, nothing was left out: its residuals are spread by what leaving chips out
 # did to classes that have several (docs/calibration.md).
 LONE_SPREAD = 1.6
@@ -74,7 +74,7 @@ def fit_together(groups: list[Group], most: int = MAX_ROWS, seed: int = 0) -> di
         fitting.Search(model.parameters, predict, measured, weights, held, len(measured), seed)
         for held in alternatives(model, groups[0].dtype, groups[0].residency)
     ]
-    search, first = fitting.promising(searches, everything, 2)
+    search, first = fitting.promising(searches, everything, 1)
     values, converged, _ = search.run(everything, first)
     if not converged:
         raise fitting.NotConverged("the fit did not converge: no calibration is written")
@@ -119,7 +119,7 @@ def class_document(name: str, groups: list[Group], known: dict[tuple[str, ...], 
     """
     first = groups[0]
     if len(groups) == 1:
-        return _lone(name, first, known)
+        return lone_document(name, known[key_of(first)])
     values = fit_together(groups)
     left = leave_out(groups)
     ratio = np.concatenate([each.log_ratio for each in left])
@@ -154,19 +154,16 @@ def class_document(name: str, groups: list[Group], known: dict[tuple[str, ...], 
     )
 
 
-def _lone(name: str, group: Group, known: dict[tuple[str, ...], Calibration]) -> Calibration:
-    """A class of one measured chip: its parameters, its residuals spread about their median."""
-    own = known[key_of(group)]
+def lone_document(name: str, own: Calibration) -> Calibration:
+    """The document of a class with one measured chip: that chip's parameters, its residuals spread about the median."""
     return own.model_copy(
         update={
             "scope": "class",
             "chip": name,
-            "software": documents.stack(group.software),
-            "chips": (group.chip.name,),
+            "software": documents.stack(own.software),
+            "chips": (own.chip,),
             "residuals": {key: _spread(each) for key, each in own.residuals.items()},
-            "notes": (
-                f"one chip of the class was measured: no chip could be left out, interval spread by {LONE_SPREAD}",
-            ),
+            "notes": (f"one chip of the class was measured, none left out: interval spread by {LONE_SPREAD}",),
         }
     )
 
