@@ -212,6 +212,14 @@ class Fabric(Spec):
     latency_s: Seconds | None = Field(None, alias="latency")
 
 
+class Node(Spec):
+    """The second level: how many chips the links join, and what each has to the chips of other nodes."""
+
+    chips: Count
+    bandwidth_bytes_per_s: BytesPerS | None = Field(None, alias="bandwidth")
+    latency_s: Seconds | None = Field(None, alias="latency")
+
+
 class Link(Spec):
     """Links to other chips. ``bandwidth`` is per direction and chip, summed over its links."""
 
@@ -219,6 +227,7 @@ class Link(Spec):
     bandwidth_bytes_per_s: BytesPerS = Field(alias="bandwidth")
     latency_s: Seconds | None = Field(None, alias="latency")
     links: Count | None = None
+    node: Node | None = None
 
 
 class Host(Spec):

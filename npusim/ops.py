@@ -312,6 +312,7 @@ COLLECTIVES: dict[str, Callable[[Dim], Dim]] = {
     "reduce_scatter": lambda p: (p - 1) / p,
     "all_to_all": lambda p: (p - 1) / p / p,
     "send": lambda p: 1,
+    "broadcast": lambda p: 1,
 }
 
 
@@ -456,7 +457,7 @@ OPS: dict[str, OpSpec] = {
         "conv2d",
     ),
     "collective": OpSpec(
-        "communication of `elements` elements over a ring of `chips` chips",
+        "communication of a tensor of `elements` elements between `chips` chips",
         {"elements": None, "chips": None},
         ("x",),
         _collective_operands,

@@ -9,12 +9,28 @@ import numpy as np
 
 from npusim.accuracy.table import Floats, Table
 
+# Words of ``extra`` as numbers: name → (key, what its values mean by a part of their spelling).
+_WORDS: Mapping[str, tuple[str, tuple[tuple[str, float], ...]]] = {
+    "eager": ("kernel", (("eager", 1.0), ("", 0.0))),
+    "fidelity_passes": ("fidelity", (("LoFi", 1.0), ("HiFi2", 2.0), ("HiFi3", 3.0), ("HiFi4", 4.0))),
+    "a_in_dram": ("in0", (("DRAM", 1.0), ("L1", 0.0))),
+    "untuned": ("cfg", (("out-of-box", 1.0), ("tuned", 0.0))),
+    "host_dispatch": ("trace", (("False", 1.0), ("True", 0.0))),
+}
+
+
+def _worded(rows: Table, name: str) -> Floats:
+    key, meanings = _WORDS[name]
+    texts = rows.extra(key)
+    known = {text: next((v for part, v in meanings if part in text), np.nan) for text in set(texts) if text}
+    return np.array([known.get(text, np.nan) for text in texts], dtype=np.float64)
+
 
 class RowDims(Mapping[str, Floats]):
     """What a model of an operator may ask of rows: arrays of float64, nan where a row has no value.
 
     A name is a column (``m``, ``head_dim``, ``bytes``) or a numeric key of ``extra`` (``window``, ``topk``, ``tp``),
-    or ``skew``, made from the name of a distribution;
+    or ``skew`` and ``shape_0`` to ``shape_2``, made from the name of a distribution and from ``shape``;
     one that no row has is not in the mapping. ``skew`` is the exponent of a power-law ``dist`` of tokens over experts,
     0 for a balanced one. ``latency_us`` and other measured figures are left out.
     """
@@ -30,6 +46,8 @@ class RowDims(Mapping[str, Floats]):
             raise KeyError(name)
         if name not in self._found and name == "skew":
             self._found[name] = skew_of(self.rows)
+        if name not in self._found and name.startswith("shape_"):
+            self._found[name] = size_of(self.rows, int(name[6:]))
         if name not in self._found:
             self._found[name] = self._read(name)
         values = self._found[name]
@@ -44,7 +62,7 @@ class RowDims(Mapping[str, Floats]):
             texts = self.rows.extra("dist")
             values = {text: _skew(text) for text in set(texts)}
             return np.array([values[text] for text in texts], dtype=np.float64)
-        return self.rows.extra_number(name)
+        return _worded(self.rows, name) if name in _WORDS else self.rows.extra_number(name)
 
     def __iter__(self) -> Iterator[str]:
         return (name for name in self.rows.numbers if name not in self.MEASURED)
@@ -71,6 +89,14 @@ def skew_of(rows: Table) -> Floats:
     distribution = rows.extra("dist")
     exponents = {text: _exponent(text) for text in set(distribution)}
     return np.array([exponents[text] for text in distribution], dtype=np.float64)
+
+
+def size_of(rows: Table, axis: int) -> Floats:
+    """Size along ``axis`` of a ``shape`` like ``8x16x24``, nan where there is no such axis."""
+    shapes = rows.extra("shape")
+    sizes = {text: text.split("x") for text in set(shapes)}
+    found = {text: float(s[axis]) if len(s) > axis and s[axis].isdecimal() else np.nan for text, s in sizes.items()}
+    return np.array([found[text] for text in shapes], dtype=np.float64)
 
 
 def _exponent(text: str) -> float:

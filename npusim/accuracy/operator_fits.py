@@ -14,7 +14,7 @@ from itertools import product
 import numpy as np
 
 from npusim.accuracy.devices import chip_of
-from npusim.accuracy.dims import skew_of
+from npusim.accuracy.dims import size_of, skew_of
 from npusim.accuracy.fitting import Fit, Search, fit
 from npusim.accuracy.rows import Rows
 from npusim.calibration import FORMAT, Calibration, Parameter, Provenance
@@ -56,9 +56,8 @@ def dims_of(rows: Rows) -> dict[str, np.ndarray]:
         values = rows.extra_number(name)
         if np.isfinite(values).any():
             dims[name] = values
-    skew = skew_of(rows)
-    if np.isfinite(skew).any():
-        dims["skew"] = skew
+    made = {"skew": skew_of(rows)} | {f"shape_{axis}": size_of(rows, axis) for axis in range(3)}
+    dims |= {name: values for name, values in made.items() if np.isfinite(values).any()}
     return dims
 
 

@@ -20,7 +20,7 @@ from npusim.accuracy.rows import Rows
 from npusim.accuracy.table import Array, Floats, Table
 from npusim.calibration import Calibration, Match
 from npusim.chip import Chip, find_chip, load_chip
-from npusim.cost.calibrated.family import family
+from npusim.cost.calibrated.family import Dims, family
 from npusim.errors import Unavailable
 
 KEYS = ("device", "op", "dtype", "software")
@@ -39,6 +39,7 @@ class Predicted:
         roofline_s: plain roofline of the data sheet on the same row, nan where there is none.
         low_s: lower end of the 80 % interval, nan without one.
         high_s: its upper end.
+        fold_mape_pct: cross-validated error of the document that priced the row, nan without one.
         bound: ``compute``, ``memory`` or ``launch``, by the plain roofline.
         state: ``calibrated``, ``transferred`` or ``uncalibrated``.
         model: what priced the row: a family, or a fidelity.
@@ -54,6 +55,7 @@ class Predicted:
     roofline_s: Floats = field(init=False)
     low_s: Floats = field(init=False)
     high_s: Floats = field(init=False)
+    fold_mape_pct: Floats = field(init=False)
     bound: Array = field(init=False)
     state: Array = field(init=False)
     model: Array = field(init=False)
@@ -63,7 +65,7 @@ class Predicted:
 
     def __post_init__(self) -> None:
         count = len(self.rows)
-        for name in ("predicted_s", "roofline_s", "low_s", "high_s"):
+        for name in ("predicted_s", "roofline_s", "low_s", "high_s", "fold_mape_pct"):
             setattr(self, name, np.full(count, np.nan))
         for name in ("bound", "state", "model", "note", "chip", "reason"):
             setattr(self, name, np.full(count, "", dtype=object))
@@ -204,7 +206,7 @@ def _documents(
         yield match, np.flatnonzero(rest)
 
 
-def apply_document(found: Predicted, which: Array, dims: RowDims, chip: Chip, match: Match, dtype: str) -> Array:
+def apply_document(found: Predicted, which: Array, dims: Dims, chip: Chip, match: Match, dtype: str) -> Array:
     """Prices rows by a document, with their 80 % interval; returns the mask of those it gave a time.
 
     Args:
@@ -221,6 +223,7 @@ def apply_document(found: Predicted, which: Array, dims: RowDims, chip: Chip, ma
     at, seconds = which[done], np.asarray(times.time_s)[done]
     found.predicted_s[at], found.reason[at] = seconds, ""
     found.state[at], found.note[at], found.model[at] = match.state, match.note, document.family
+    found.fold_mape_pct[at] = document.cross_validation.mape_pct
     bounds = np.asarray(times.bound)[done]
     for name in set(bounds.tolist()):
         low, high = document.interval_factors(str(name))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from npusim.accuracy import pricing, score
+from npusim.accuracy.end_to_end import apply_steps
 from npusim.accuracy.other_tables import predict_collectives, predict_rtl, predict_vision
 from npusim.accuracy.plain_end_to_end import predict_end_to_end
 from npusim.accuracy.prediction import KEYS, Calibrations, Predicted, chip_argument, groups, predict_kernels
@@ -43,6 +44,7 @@ class Group:
         roofline: figures of the plain roofline on the same rows.
         faster_than_roofline_pct: share of the priced rows measured faster than the cold roofline.
         interval_coverage_pct: share of measured times inside the 80 % interval; nan without intervals.
+        fold_mape_pct: mean error of the documents on shapes they were not fitted on, nan without documents.
         by_bound: figures by ``compute``, ``memory``, ``launch``.
         by_size: figures by measured time.
         variants: figures by ``window`` and ``kernel`` of ``extra``, when there are several.
@@ -62,6 +64,7 @@ class Group:
     roofline: Score
     faster_than_roofline_pct: float
     interval_coverage_pct: float
+    fold_mape_pct: float
     by_bound: dict[str, Score]
     by_size: dict[str, Score]
     variants: dict[str, Score]
@@ -84,6 +87,7 @@ class Group:
             "roofline_bias_pct": score.plain(self.roofline.bias_pct),
             "faster_than_cold_roofline_pct": score.plain(self.faster_than_roofline_pct),
             "interval_coverage_pct": score.plain(self.interval_coverage_pct),
+            "cross_validated_mape_pct": score.plain(self.fold_mape_pct),
             "by_bound": score.table(self.by_bound), "by_size": score.table(self.by_size),
             "variants": score.table(self.variants),
         }  # fmt: skip
@@ -242,7 +246,7 @@ def _predict(table: Table, override: Chip | None, documents: Calibrations, fidel
     if isinstance(table, CollectiveRows):
         return predict_collectives(table, override, documents, fidelity)
     if isinstance(table, EndToEndRows):
-        return predict_end_to_end(table, override, fidelity)
+        return apply_steps(predict_end_to_end(table, override, fidelity), override, documents)
     if isinstance(table, RtlRows):
         return predict_rtl(table, override)
     assert isinstance(table, VisionRows)
@@ -273,10 +277,16 @@ def _group(table: Predicted, key: tuple[str, ...], which: Array) -> Group:
         score.score(naive[known], measured[known]),
         float(100 * np.mean(measured[known] < naive[known])) if known.any() else float("nan"),
         score.coverage_pct(measured, table.low_s[at], table.high_s[at]),
+        _mean(table.fold_mape_pct[at]),
         score.by_class(predicted, measured, table.bound[at]),
         score.by_class(predicted, measured, score.size_classes(measured)),
         _variants(table, at, predicted, measured),
     )  # fmt: skip
+
+
+def _mean(values: Array) -> float:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else float("nan")
 
 
 def _variants(table: Predicted, at: Array, predicted: Array, measured: Array) -> dict[str, Score]:

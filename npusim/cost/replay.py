@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from npusim import dtypes
+from npusim.calibration import find
 from npusim.chip import Chip
 from npusim.cost.loop_nest import RELEVANT, Extents, LoopNest, check, extents_of, parse_mapping
 from npusim.errors import InputError, Problem, Unavailable
@@ -39,10 +40,10 @@ OPERANDS = ("w", "x", "out")
 
 @dataclass(frozen=True, slots=True)
 class GemminiCosts:
-    """What no data sheet states: six constants fitted to cycle-exact RTL runs, and the memory behind the chip.
+    """What no data sheet states: constants fitted to cycle-exact RTL runs, and the memory behind the chip.
 
-    Fitted on ``gemmini_dosa/rtl_train`` (16 × 16 arrays, 323 rows); docs/gemmini.md has the errors. They are
-    measurements of one RTL and SoC, so they are no part of the chip file, which holds what its sources state.
+    They are measurements of one RTL and SoC, so they are no part of the chip file, which holds what its sources
+    state, but of the calibration document ``gemmini--firesim--replay--int8``; docs/gemmini.md has the errors.
 
     Args:
         issue_cycles: between two preload-compute pairs of the execute queue.
@@ -51,18 +52,27 @@ class GemminiCosts:
         dram_line_cycles: per cache line that misses the last-level cache too.
         conv_tile_cycles: host cycles to issue the loop instructions of one convolution tile.
         gemm_tile_cycles: the same for a GEMM, which has fewer arguments.
-        cache_ways: associativity of the L2 cache (the generator's default).
-        llc_bytes: last-level cache in front of the DRAM model (the FPGA platform's default).
+        cache_ways: associativity of the L2 cache.
+        llc_bytes: last-level cache in front of the DRAM model.
     """
 
-    issue_cycles: float = 8.30
-    beat_cycles: float = 1.84
-    llc_line_cycles: float = 16.6
-    dram_line_cycles: float = 26.9
-    conv_tile_cycles: float = 274.0
-    gemm_tile_cycles: float = 139.0
-    cache_ways: int = 8
-    llc_bytes: int = 4 << 20
+    issue_cycles: float
+    beat_cycles: float
+    llc_line_cycles: float
+    dram_line_cycles: float
+    conv_tile_cycles: float
+    gemm_tile_cycles: float
+    cache_ways: int
+    llc_bytes: int
+
+
+def gemmini_costs() -> GemminiCosts:
+    """The constants of the catalog's calibration document."""
+    document = find("gemmini", "FireSim", "replay", "int8")
+    assert document is not None, "the catalog holds it"
+    values = document.values()
+    whole = {name: int(values.pop(name)) for name in ("cache_ways", "llc_bytes")}
+    return GemminiCosts(**values, **whole)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +134,7 @@ def replay(op: Op, mapping: str | LoopNest, chip: Chip, costs: GemminiCosts | No
     for dim, limit, side in (("C", machine.rows, "rows"), ("K", machine.cols, "columns")):
         if nest.spatial(dim) > limit:
             raise InputError(Problem(f"{dim}{nest.spatial(dim)}X on {limit} {side}", "mapping", allowed=f"≤ {limit}"))
-    return _Run(op, nest, extents, machine, costs or GemminiCosts()).result(chip)
+    return _Run(op, nest, extents, machine, costs or gemmini_costs()).result(chip)
 
 
 def machine_of(chip: Chip) -> Machine:

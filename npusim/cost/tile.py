@@ -23,10 +23,11 @@ from npusim import _sim, dtypes
 from npusim.chip import Chip
 from npusim.chip_parts import Level, Memory
 from npusim.cost import dram, dram_spec
+from npusim.cost.collectives import op_seconds
 from npusim.cost.roofline import Priced, Work, passing_bytes, slowest
 from npusim.errors import InputError, Problem
 from npusim.mapping import KEEPS, GemmMapping
-from npusim.ops import NO_WINDOW, Dim, conv_gemm, visible_pairs
+from npusim.ops import NO_WINDOW, Dim, Operand, conv_gemm, visible_pairs
 from npusim.ops import active_experts as reached
 from npusim.workload import Op
 
@@ -344,9 +345,9 @@ def _stream(op: Op, chip: Chip, work: Work) -> Priced:
     figures = machine(chip)
     latency: Dim = 2 * figures.transfer_s + np.where(np.asarray(work.dram_bytes) > 0, figures.latency_s, 0.0)
     if op.kind == "collective":
-        assert chip.link is not None
-        hops = 2 * (op.dims["chips"] - 1) if op.function == "all_reduce" else op.dims["chips"] - 1
-        latency = hops * (chip.link.latency_s or 0.0)
+        sent = Operand("x", op.dims["elements"], op.formats["x"], "act").bytes
+        link_s = op_seconds(op.function, sent, op.dims["chips"], chip)
+        return Priced(slowest((*work.seconds.values(), link_s)), {"link": link_s}, work.dram_bytes)
     written = sum(passing_bytes(op, operand, chip.sram_bytes) for operand in op.operands if operand.write)
     share = dram_share(chip, STREAM_RUN_BYTES, False, np.clip(written / np.maximum(work.dram_bytes, 1), 0, 1))
     dram_s = work.seconds["dram"] / share

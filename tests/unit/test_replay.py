@@ -15,7 +15,7 @@ from npusim.errors import InputError, Unavailable
 
 # Round constants, so that cycles can be written down.
 ROUND = GemminiCosts(issue_cycles=10, beat_cycles=2, llc_line_cycles=20, dram_line_cycles=30,
-                     conv_tile_cycles=250, gemm_tile_cycles=100)  # fmt: skip
+                     conv_tile_cycles=250, gemm_tile_cycles=100, cache_ways=8, llc_bytes=4 << 20)  # fmt: skip
 INT8 = {"a": "int8", "b": "int8", "out": "int8"}
 ONE_BLOCK = "L3[WIO] N1 - L2[WI] N1 K16X - L1[O] C16X - L0[W] P16"
 TWO_TILES = "L3[WIO] K2 - L2[WI] N1 K16X - L1[O] S3 R3 Q4 C16X - L0[W] P4"

@@ -72,6 +72,17 @@ class Family(Protocol):
 
 # Where each family lives: module and attribute. Imported when it is asked for.
 FAMILIES: dict[str, str] = {
+    "gpu-gemm/1": "npusim.cost.calibrated.gemm:GPU_GEMM",
+    "cube-gemm/1": "npusim.cost.calibrated.cube:GEMM",
+    "cube-quantised-gemm/1": "npusim.cost.calibrated.cube:QUANTISED_GEMM",
+    "systolic-gemm/1": "npusim.cost.calibrated.systolic:GEMM",
+    "grid-gemm/1": "npusim.cost.calibrated.grid:GEMM",
+    "collective-all_reduce/1": "npusim.cost.calibrated.collective:ALL_REDUCE",
+    "collective-all_gather/1": "npusim.cost.calibrated.collective:ALL_GATHER",
+    "collective-reduce_scatter/1": "npusim.cost.calibrated.collective:REDUCE_SCATTER",
+    "collective-all_to_all/1": "npusim.cost.calibrated.collective:ALL_TO_ALL",
+    "collective-send/1": "npusim.cost.calibrated.collective:SEND",
+    "step/1": "npusim.cost.calibrated.step:STEP",
     "attention-decode/1": "npusim.cost.calibrated.attention_decode:ATTENTION_DECODE",
     "attention-prefill/1": "npusim.cost.calibrated.attention_prefill:ATTENTION_PREFILL",
     "attention-chunked/1": "npusim.cost.calibrated.attention_prefill:ATTENTION_CHUNKED",
@@ -81,7 +92,6 @@ FAMILIES: dict[str, str] = {
     "mla-prefill/1": "npusim.cost.calibrated.attention_prefill:MLA_PREFILL",
     "moe/1": "npusim.cost.calibrated.moe:MOE",
     "vector/1": "npusim.cost.calibrated.vector:VECTOR",
-    "gpu-gemm/1": "npusim.cost.calibrated.gemm:GPU_GEMM",
 }
 
 
