@@ -7,7 +7,7 @@ frequent one gives the document of the stack and each other one with enough rows
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, is_dataclass, replace
 from itertools import product
 
@@ -180,27 +180,32 @@ def fit_rows(family: Family, chip: Chip, op: str, dtype: str, rows: Rows, *, fol
     found = attempt(3, seed)
     if not found.converged:
         found = attempt(8, seed + 1)
-    values = settled(family, chip, dtype, dims, found.parameters)
+    sample = np.unique(np.linspace(0, len(latency_s) - 1, SEARCH_ROWS).round().astype(int))
+    some = {name: column[sample] for name, column in dims.items()}
+    values = settled(family, found.parameters, lambda values: family.seconds(chip, dtype, some, values).time_s)
     spans = {n: span if values[n] == found.parameters[n] else (values[n],) * 2 for n, span in found.intervals.items()}
     return replace(found, parameters=values, intervals=spans)
 
 
 def settled(
-    family: Family, chip: Chip, dtype: str, dims: Mapping[str, np.ndarray], values: Mapping[str, float]
+    family: Family, values: Mapping[str, float], predict: Callable[[Mapping[str, float]], np.ndarray]
 ) -> dict[str, float]:
     """Parameters with those no row depends on (head sizes never measured) at a value that carries over.
 
     That is the sustained fraction found for head_dim 128 where there is one, else the family's start.
+
+    Args:
+        family: the family.
+        values: what a fit found.
+        predict: seconds of the fitted rows under given parameters.
     """
-    rows = np.linspace(0, len(next(iter(dims.values()))) - 1, SEARCH_ROWS).round().astype(int)
-    sample = {name: column[np.unique(rows)] for name, column in dims.items()}
-    base = family.seconds(chip, dtype, sample, values).time_s
+    base = predict(values)
     result = dict(values)
     for spec in family.parameters:
         if spec.log:
-            moved = {**values, spec.name: min(values[spec.name] * 1.3, spec.high)}
-            moved[spec.name] = moved[spec.name] if moved[spec.name] > values[spec.name] else values[spec.name] / 1.3
-            if np.allclose(family.seconds(chip, dtype, sample, moved).time_s, base, rtol=1e-9, atol=0):
+            up = values[spec.name] * 1.3
+            moved = {**values, spec.name: up if up <= spec.high else values[spec.name] / 1.3}
+            if np.allclose(predict(moved), base, rtol=1e-9, atol=0):
                 known = values.get("engine_128") if spec.name.startswith("engine_") else None
                 result[spec.name] = spec.start if known is None else known
     return result
