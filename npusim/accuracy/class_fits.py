@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from npusim.accuracy.fitting import Search, residual_quantiles
-from npusim.accuracy.operator_fits import Group, dims_of
+from npusim.accuracy.operator_fits import Group, dims_of, settled
 from npusim.calibration import FORMAT, Calibration, CrossValidation, Parameter, Residuals, stack
 from npusim.cost.calibrated.family import Family
 
@@ -74,6 +74,7 @@ class _Pooled:
             fixed = {spec.name: values[spec.name] for spec in self.family.parameters if not spec.log}
             search = Search(self.family.parameters, self.predict, self.all_s, None, fixed, len(rows), 0)
             found = search.run(rows, 1, values)[0]
+            found = settled(self.family, found, lambda each: self.predict(rows, each))
             error = float(np.mean(np.abs(np.log(self.predict(rows, found) / self.all_s[rows]))))
             if best is None or error < best[0]:
                 best = error, found

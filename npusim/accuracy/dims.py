@@ -30,8 +30,9 @@ class RowDims(Mapping[str, Floats]):
     """What a model of an operator may ask of rows: arrays of float64, nan where a row has no value.
 
     A name is a column (``m``, ``head_dim``, ``bytes``) or a numeric key of ``extra`` (``window``, ``topk``, ``tp``),
-    or ``skew``, the exponent of a power-law ``dist`` of tokens over experts (0 for a balanced one);
-    one that no row has is not in the mapping. ``latency_us`` and other measured figures are left out.
+    or ``skew`` and ``shape_0`` to ``shape_2``, made from the name of a distribution and from ``shape``;
+    one that no row has is not in the mapping. ``skew`` is the exponent of a power-law ``dist`` of tokens over experts,
+    0 for a balanced one. ``latency_us`` and other measured figures are left out.
     """
 
     MEASURED = frozenset({"latency_us", "latency_ms", "latency_s", "ttft_ms", "tpot_ms", "throughput_tok_s", "cycles"})
@@ -55,6 +56,8 @@ class RowDims(Mapping[str, Floats]):
             return self.rows.column(name)
         if name == "skew":
             return skew_of(self.rows)
+        if name.startswith("shape_"):
+            return size_of(self.rows, int(name[6:]))
         return _worded(self.rows, name) if name in _WORDS else self.rows.extra_number(name)
 
     def __iter__(self) -> Iterator[str]:
@@ -74,6 +77,14 @@ def skew_of(rows: Table) -> Floats:
     distribution = rows.extra("dist")
     exponents = {text: _exponent(text) for text in set(distribution)}
     return np.array([exponents[text] for text in distribution], dtype=np.float64)
+
+
+def size_of(rows: Table, axis: int) -> Floats:
+    """Size along ``axis`` of a ``shape`` like ``8x16x24``, nan where there is no such axis."""
+    shapes = rows.extra("shape")
+    sizes = {text: text.split("x") for text in set(shapes)}
+    found = {text: float(s[axis]) if len(s) > axis and s[axis].isdecimal() else np.nan for text, s in sizes.items()}
+    return np.array([found[text] for text in shapes], dtype=np.float64)
 
 
 def _exponent(text: str) -> float:

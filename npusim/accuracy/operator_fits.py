@@ -7,14 +7,14 @@ frequent one gives the document of the stack and each other one with enough rows
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, is_dataclass, replace
 from itertools import product
 
 import numpy as np
 
 from npusim.accuracy.devices import chip_of
-from npusim.accuracy.dims import skew_of
+from npusim.accuracy.dims import size_of, skew_of
 from npusim.accuracy.fitting import Fit, Search, fit
 from npusim.accuracy.rows import Rows
 from npusim.calibration import FORMAT, Calibration, Parameter, Provenance
@@ -56,9 +56,8 @@ def dims_of(rows: Rows) -> dict[str, np.ndarray]:
         values = rows.extra_number(name)
         if np.isfinite(values).any():
             dims[name] = values
-    skew = skew_of(rows)
-    if np.isfinite(skew).any():
-        dims["skew"] = skew
+    made = {"skew": skew_of(rows)} | {f"shape_{axis}": size_of(rows, axis) for axis in range(3)}
+    dims |= {name: values for name, values in made.items() if np.isfinite(values).any()}
     return dims
 
 
@@ -179,7 +178,37 @@ def fit_rows(family: Family, chip: Chip, op: str, dtype: str, rows: Rows, *, fol
         return fit(begun, chip, dtype, dims, latency_s, folds=folds, seed=chance, starts=starts, fixed=menus)
 
     found = attempt(3, seed)
-    return found if found.converged else attempt(8, seed + 1)
+    if not found.converged:
+        found = attempt(8, seed + 1)
+    sample = np.unique(np.linspace(0, len(latency_s) - 1, SEARCH_ROWS).round().astype(int))
+    some = {name: column[sample] for name, column in dims.items()}
+    values = settled(family, found.parameters, lambda values: family.seconds(chip, dtype, some, values).time_s)
+    spans = {n: span if values[n] == found.parameters[n] else (values[n],) * 2 for n, span in found.intervals.items()}
+    return replace(found, parameters=values, intervals=spans)
+
+
+def settled(
+    family: Family, values: Mapping[str, float], predict: Callable[[Mapping[str, float]], np.ndarray]
+) -> dict[str, float]:
+    """Parameters with those no row depends on (head sizes never measured) at a value that carries over.
+
+    That is the sustained fraction found for head_dim 128 where there is one, else the family's start.
+
+    Args:
+        family: the family.
+        values: what a fit found.
+        predict: seconds of the fitted rows under given parameters.
+    """
+    base = predict(values)
+    result = dict(values)
+    for spec in family.parameters:
+        if spec.log:
+            up = values[spec.name] * 1.3
+            moved = {**values, spec.name: up if up <= spec.high else values[spec.name] / 1.3}
+            if np.allclose(predict(moved), base, rtol=1e-9, atol=0):
+                known = values.get("engine_128") if spec.name.startswith("engine_") else None
+                result[spec.name] = spec.start if known is None else known
+    return result
 
 
 def fit_group(

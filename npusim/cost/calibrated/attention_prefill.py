@@ -17,7 +17,7 @@ The passes are the kernels a stack runs before: rotary embedding, writing the ca
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -211,10 +211,15 @@ class MlaPrefill(AttentionPrefill):
     """
 
     name: str = "mla-prefill/1"
+    parameters: tuple[ParameterSpec, ...] = tuple(
+        replace(spec, high=1000) if spec.name == "launch_us" else spec for spec in AttentionPrefill.parameters
+    )
     menus: ClassVar[Mapping[str, tuple[float, ...]]] = {
         "tile_shrinks": (1.0, 0.0),
         "tile_m": (128.0, 64.0, 256.0),
         "tile_n": (64.0, 128.0),
+        "packed_upto": (0.0,),
+        "window_skips": (1.0,),
     }
 
     def shape(self, dims: Dims, dtype: str) -> PrefillShape:

@@ -10,6 +10,9 @@ takes long even when it is alone; kernels of plain functions cut the whole tenso
              = elements · element_ns / cores + row_us                    (rows_are_blocks = 0)
     time     = launch_us + (coresᵖ + memoryᵖ)^(1/p)
 
+Arrays that a chip keeps in tiles of 8 x 128 (TPUs) are padded to whole tiles in the best of their layouts: the order
+of the dimensions that needs the fewest tiles (``layout`` = 1).
+
 Gathers of few rows run as one block over all of them: ``small_rows`` rows at most, ``small_us`` each.
 """
 
@@ -17,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import permutations
 from typing import ClassVar
 
 import numpy as np
@@ -44,7 +48,11 @@ UNARY_TRAFFIC = 2.0
 
 @dataclass(frozen=True)
 class VectorFamily:
-    """Family ``vector/1``. Asks ``m`` and ``n`` (``k`` where ``n`` is empty, and ``batch``) of the rows."""
+    """Family ``vector/1``.
+
+    Asks ``m`` and ``n`` (``k`` where ``n`` is empty, and ``batch``) of the rows, and ``shape_0`` to ``shape_2`` of
+    ``extra`` for arrays of more dimensions.
+    """
 
     name: str = "vector/1"
     parameters: tuple[ParameterSpec, ...] = (
@@ -61,9 +69,11 @@ class VectorFamily:
         ParameterSpec("traffic", 1, 16, 2, "1", "elements moved per element of the output", log=False),
         ParameterSpec("row_tile", 1, 32, 1, "rows", "rows are padded to this", log=False),
         ParameterSpec("column_tile", 1, 256, 1, "elements", "columns are padded to this", log=False),
+        ParameterSpec("layout", 0, 1, 0, "1", "1: padded to tiles of 8 x 128 in the best layout", log=False),
         ParameterSpec("rows_are_blocks", 0, 1, 1, "1", "1: a block a row; 0: equal blocks of elements", log=False),
     )
     menus: ClassVar[Mapping[str, tuple[float, ...]]] = {
+        "layout": (0.0, 1.0),
         "rows_are_blocks": (1.0, 0.0),
         "row_tile": (1.0, 8.0),
         "column_tile": (1.0, 128.0),
@@ -79,6 +89,8 @@ class VectorFamily:
         columns = column(dims, "n", column(dims, "k", 1))
         padded = _pad(columns, p["column_tile"])
         elements = _pad(rows, p["row_tile"]) * padded
+        if p["layout"] >= 0.5:
+            elements = tiled_elements(dims, rows, columns)
         moved = p["traffic"] * elements * element_bytes(fmt)
         kept = cached_fraction(moved, p["resident"] * m.cache_bytes, 4.0)
         dram_s = moved * (1 - kept) / (p["dram"] * m.dram_bytes)
@@ -93,6 +105,21 @@ class VectorFamily:
         time = p["launch_us"] * US + p_sum(p["overlap"], cores, dram_s + cache_s)
         launch = np.full(len(time), p["launch_us"] * US)
         return Times(time, strongest({"dram": dram_s, "cache": cache_s, "vector": cores, "launch": launch}))
+
+
+def tiled_elements(dims: Dims, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Elements with padding to tiles of 8 x 128, in the order of dimensions that needs the fewest tiles."""
+    first = column(dims, "shape_0", np.nan)
+    third = column(dims, "shape_2", np.nan)
+    three = ~np.isnan(third)
+    sizes = (
+        np.where(three, first, 1.0),
+        np.where(three, column(dims, "shape_1", 1.0), rows),
+        np.where(three, third, columns),
+    )
+    tiles = [sizes[a] * np.ceil(sizes[b] / 8) * np.ceil(sizes[c] / 128) for a, b, c in permutations(range(3))]
+    flat = np.where((rows == 1) & ~three, np.ceil(columns / 1024), np.inf)
+    return np.asarray(np.minimum(np.minimum.reduce(tiles), flat) * 1024)
 
 
 def _pad(values: np.ndarray, tile: float) -> np.ndarray:
