@@ -302,6 +302,7 @@ def _replay(work: Workload, chip: Chip, mapping: str, as_json: bool) -> None:
 
 
 def _cost_dict(cost: Cost) -> dict[str, Any]:
+    from npusim.accuracy import trust
     from npusim.kperf_suite import chip_notes
     from npusim.report.cost_table import workload_notes
 
@@ -320,6 +321,7 @@ def _cost_dict(cost: Cost) -> dict[str, Any]:
         "dram_bytes": float(cost.dram_bytes),
         "energy_j": None if cost.energy_j is None else float(cost.energy_j),
         "ops": cost.table(),
+        "trust": trust.trust(cost).to_dict(float(cost.time_s)),
         "notes": [*chip_notes(cost.chip, cost.fidelity), *workload_notes(cost)],
     }
 

@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator
 
 from npusim import parallel, units, yamlio
+from npusim.accuracy import trust
 from npusim.chip import Chip, load_chip
 from npusim.cost import FIDELITIES, Cost, as_workload, energy, estimate
 from npusim.errors import DoesNotFit, InputError, Problem, Unavailable, unknown_name
@@ -235,6 +236,7 @@ def kperf(
     rows: list[dict[str, Any]] = []
     notes: dict[str, None] = dict.fromkeys(chosen.assumptions)
     costs: dict[tuple[str, str, str], tuple[Cost, Cost]] = {}
+    notes[trust.sentence(trust.trust_of(trust.STEP, fidelity))] = None
     for label, one in zip(chip_labels(chips), chips, strict=True):
         notes.update(dict.fromkeys(chip_notes(one, fidelity)))
         for model in nets:

@@ -13,6 +13,7 @@ import numpy as np
 from npusim import calibration as documents
 from npusim.accuracy import fitting
 from npusim.accuracy.dims import RowDims
+from npusim.accuracy.operator_fits import by_kernel, fit_rows
 from npusim.accuracy.prediction import chip_argument, chip_or_reason, groups
 from npusim.accuracy.pricing import residency_of
 from npusim.accuracy.rows import Rows, load_rows
@@ -89,7 +90,14 @@ def group_rows(rows: Rows, chip: Chip | str | None = None) -> Iterator[Group | O
             reason = reason or f"no model of '{op}' can be fitted on this kind of chip"
             yield Outcome(device, software, op, dtype, len(which), reason=reason)
         else:
-            yield Group(found, software, op, dtype, rows.select(which), model)
+            parts = by_kernel(rows.select(which), software) if _has_menus(model) else [(software, rows.select(which))]
+            for own, part in parts:
+                yield Group(found, own, op, dtype, part, model)
+
+
+def _has_menus(model: Family) -> bool:
+    """Whether the family leaves discrete choices to be tried (attention, vector and expert operators)."""
+    return bool(getattr(model, "menus", None))
 
 
 def merged(found: Iterator[Group | Outcome]) -> list[Group | Outcome]:
@@ -113,6 +121,9 @@ def merged(found: Iterator[Group | Outcome]) -> list[Group | Outcome]:
 
 def fit_group(group: Group, seed: int = 0) -> fitting.Fit:
     """Fits a group. Raises NotConverged or, for too few rows, InputError."""
+    if _has_menus(group.model):
+        found = fit_rows(group.model, group.chip, group.op, group.dtype, group.rows, seed=seed)
+        return found.require_converged()
     choices = alternatives(group.model, group.dtype, group.residency)
     dims: dict[str, np.ndarray] = dict(RowDims(group.rows))
     return fitting.fit(

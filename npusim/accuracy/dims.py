@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -28,9 +29,9 @@ def _worded(rows: Table, name: str) -> Floats:
 class RowDims(Mapping[str, Floats]):
     """What a model of an operator may ask of rows: arrays of float64, nan where a row has no value.
 
-    A name is a column (``m``, ``head_dim``, ``bytes``) or a numeric key of ``extra`` (``window``, ``topk``, ``tp``);
-    one that no row has is not in the mapping. ``skew`` is the exponent of a power-law ``dist`` of tokens over experts,
-    0 for a balanced one. ``latency_us`` and other measured figures are left out.
+    A name is a column (``m``, ``head_dim``, ``bytes``) or a numeric key of ``extra`` (``window``, ``topk``, ``tp``),
+    or ``skew``, the exponent of a power-law ``dist`` of tokens over experts (0 for a balanced one);
+    one that no row has is not in the mapping. ``latency_us`` and other measured figures are left out.
     """
 
     MEASURED = frozenset({"latency_us", "latency_ms", "latency_s", "ttft_ms", "tpot_ms", "throughput_tok_s", "cycles"})
@@ -53,9 +54,7 @@ class RowDims(Mapping[str, Floats]):
         if name in self.rows.numbers:
             return self.rows.column(name)
         if name == "skew":
-            texts = self.rows.extra("dist")
-            values = {text: _skew(text) for text in set(texts)}
-            return np.array([values[text] for text in texts], dtype=np.float64)
+            return skew_of(self.rows)
         return _worded(self.rows, name) if name in _WORDS else self.rows.extra_number(name)
 
     def __iter__(self) -> Iterator[str]:
@@ -70,9 +69,14 @@ class RowDims(Mapping[str, Floats]):
         return np.full(len(self.rows), default) if values is None else np.where(np.isnan(values), default, values)
 
 
-def _skew(text: str) -> float:
-    """Exponent at the end of ``power_law_1.2``; nan for no text, 0 without an exponent."""
-    try:
-        return float(text.rpartition("_")[2])
-    except ValueError:
-        return 0.0 if text else float("nan")
+def skew_of(rows: Table) -> Floats:
+    """Exponent of a power-law ``dist`` of tokens over experts, 0 for a balanced one, nan where a row states none."""
+    distribution = rows.extra("dist")
+    exponents = {text: _exponent(text) for text in set(distribution)}
+    return np.array([exponents[text] for text in distribution], dtype=np.float64)
+
+
+def _exponent(text: str) -> float:
+    """``power_law_1.2`` → 1.2; other names are even, an empty one says nothing."""
+    number = re.search(r"power_law_(\d+(?:\.\d+)?)$", text)
+    return float(number[1]) if number else 0.0 if text else np.nan

@@ -8,7 +8,7 @@ predicted time or a reason why it has none.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from npusim.accuracy.table import Array, Floats, Table
 from npusim.calibration import Calibration, Match
 from npusim.chip import Chip, find_chip, load_chip
 from npusim.cost.calibrated.family import Dims, family
-from npusim.errors import Unavailable
+from npusim.errors import NpuError, Unavailable
 
 KEYS = ("device", "op", "dtype", "software")
 UNCALIBRATED = "uncalibrated"
@@ -39,6 +39,7 @@ class Predicted:
         roofline_s: plain roofline of the data sheet on the same row, nan where there is none.
         low_s: lower end of the 80 % interval, nan without one.
         high_s: its upper end.
+        fold_mape_pct: cross-validated error of the document that priced the row, nan without one.
         bound: ``compute``, ``memory`` or ``launch``, by the plain roofline.
         state: ``calibrated``, ``transferred`` or ``uncalibrated``.
         model: what priced the row: a family, or a fidelity.
@@ -54,6 +55,7 @@ class Predicted:
     roofline_s: Floats = field(init=False)
     low_s: Floats = field(init=False)
     high_s: Floats = field(init=False)
+    fold_mape_pct: Floats = field(init=False)
     bound: Array = field(init=False)
     state: Array = field(init=False)
     model: Array = field(init=False)
@@ -63,7 +65,7 @@ class Predicted:
 
     def __post_init__(self) -> None:
         count = len(self.rows)
-        for name in ("predicted_s", "roofline_s", "low_s", "high_s"):
+        for name in ("predicted_s", "roofline_s", "low_s", "high_s", "fold_mape_pct"):
             setattr(self, name, np.full(count, np.nan))
         for name in ("bound", "state", "model", "note", "chip", "reason"):
             setattr(self, name, np.full(count, "", dtype=object))
@@ -96,12 +98,21 @@ class Calibrations:
     def match(self, chip: Chip, software: str, op: str, dtype: str) -> Match | None:
         """The best document for a group, or None."""
         if self.catalog:
-            return documents.resolve(chip, software, op, dtype)
+            return _of_stack(documents.resolve(chip, software, op, dtype), software)
         for document in self.named:
             found = documents.resolve(chip, software, op, dtype, (document,))
             if found is not None and found.calibration is document:
-                return found
+                return _of_stack(found, software)
         return None
+
+
+def _of_stack(match: Match | None, software: str) -> Match | None:
+    """A document of another software stack is transferred: kernels of two stacks differ by up to a factor."""
+    if match is None or match.state != "calibrated":
+        return match
+    own = documents.stack(match.calibration.software)
+    same = own in ("any", documents.stack(software))
+    return match if same else replace(match, state="transferred")
 
 
 def groups(columns: Sequence[Array]) -> Iterator[tuple[tuple[str, ...], Array]]:
@@ -216,11 +227,16 @@ def apply_document(found: Predicted, which: Array, dims: Dims, chip: Chip, match
         dtype: spelling of the rows.
     """
     document = match.calibration
-    times = family(document.family).seconds(chip, dtype, dims, document.values())
+    try:
+        times = family(document.family).seconds(chip, dtype, dims, document.values())
+    except (NpuError, KeyError) as error:  # a figure the chip lacks, or a dimension no row has
+        found.note[which] = f"calibration {document.name} does not apply: {str(error).splitlines()[0][:120]}"
+        return np.zeros(len(which), dtype=bool)
     done: Array = np.isfinite(times.time_s) & (times.time_s > 0)
     at, seconds = which[done], np.asarray(times.time_s)[done]
     found.predicted_s[at], found.reason[at] = seconds, ""
     found.state[at], found.note[at], found.model[at] = match.state, match.note, document.family
+    found.fold_mape_pct[at] = document.cross_validation.mape_pct
     bounds = np.asarray(times.bound)[done]
     for name in set(bounds.tolist()):
         low, high = document.interval_factors(str(name))

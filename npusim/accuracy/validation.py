@@ -35,7 +35,8 @@ class Group:
         dtype: spelling of the rows.
         software: stack they were measured with.
         chip: catalog name, ``""`` when the device is unknown.
-        state: ``calibrated``, ``transferred``, ``uncalibrated``; the weakest of the rows.
+        state: ``calibrated``, ``transferred``, ``uncalibrated``: that of most of its rows.
+        states: priced rows per state.
         model: family or fidelity that priced them.
         note: about the calibration.
         residency: ``cold`` or ``llc``: where a measured loop finds its operands.
@@ -44,6 +45,7 @@ class Group:
         roofline: figures of the plain roofline on the same rows.
         faster_than_roofline_pct: share of the priced rows measured faster than the cold roofline.
         interval_coverage_pct: share of measured times inside the 80 % interval; nan without intervals.
+        fold_mape_pct: mean error of the documents on shapes they were not fitted on, nan without documents.
         by_bound: figures by ``compute``, ``memory``, ``launch``.
         by_size: figures by measured time.
         variants: figures by ``window`` and ``kernel`` of ``extra``, when there are several.
@@ -55,6 +57,7 @@ class Group:
     software: str
     chip: str
     state: str
+    states: dict[str, int]
     model: str
     note: str
     residency: str
@@ -63,6 +66,7 @@ class Group:
     roofline: Score
     faster_than_roofline_pct: float
     interval_coverage_pct: float
+    fold_mape_pct: float
     by_bound: dict[str, Score]
     by_size: dict[str, Score]
     variants: dict[str, Score]
@@ -78,13 +82,14 @@ class Group:
         figures.pop("rows")
         return {
             "device": self.device, "op": self.op, "dtype": self.dtype, "software": self.software,
-            "chip": self.chip, "state": self.state, "model": self.model, "note": self.note,
+            "chip": self.chip, "state": self.state, "states": self.states, "model": self.model, "note": self.note,
             "residency": self.residency, "rows": self.rows, "priced": self.priced, **figures,
             "roofline_mape_pct": score.plain(self.roofline.mape_pct),
             "roofline_mdape_pct": score.plain(self.roofline.mdape_pct),
             "roofline_bias_pct": score.plain(self.roofline.bias_pct),
             "faster_than_cold_roofline_pct": score.plain(self.faster_than_roofline_pct),
             "interval_coverage_pct": score.plain(self.interval_coverage_pct),
+            "cross_validated_mape_pct": score.plain(self.fold_mape_pct),
             "by_bound": score.table(self.by_bound), "by_size": score.table(self.by_size),
             "variants": score.table(self.variants),
         }  # fmt: skip
@@ -265,19 +270,25 @@ def _group(table: Predicted, key: tuple[str, ...], which: Array) -> Group:
     at = which[table.priced[which]]
     measured, predicted, naive = table.measured_s[at], table.predicted_s[at], table.roofline_s[at]
     known = np.isfinite(naive)
-    first = at[0] if len(at) else which[0]
-    states = set(table.state[at].tolist())
-    state = next((name for name in ("uncalibrated", "transferred", "calibrated") if name in states), "uncalibrated")
+    states = dict(Counter(str(state) for state in table.state[at]).most_common())
+    state = next(iter(states), "uncalibrated")
+    first = at[table.state[at] == state][0] if len(at) else which[0]
     return Group(
-        device, op, dtype, software, str(table.chip[first]), state, str(table.model[first]), str(table.note[first]),
-        pricing.residency_of(software), len(which), score.score(predicted, measured),
+        device, op, dtype, software, str(table.chip[first]), state, states, str(table.model[first]),
+        str(table.note[first]), pricing.residency_of(software), len(which), score.score(predicted, measured),
         score.score(naive[known], measured[known]),
         float(100 * np.mean(measured[known] < naive[known])) if known.any() else float("nan"),
         score.coverage_pct(measured, table.low_s[at], table.high_s[at]),
+        _mean(table.fold_mape_pct[at]),
         score.by_class(predicted, measured, table.bound[at]),
         score.by_class(predicted, measured, score.size_classes(measured)),
         _variants(table, at, predicted, measured),
     )  # fmt: skip
+
+
+def _mean(values: Array) -> float:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else float("nan")
 
 
 def _variants(table: Predicted, at: Array, predicted: Array, measured: Array) -> dict[str, Score]:

@@ -66,7 +66,9 @@ def _notes(found: Validation) -> list[str]:
     if "calibrated" in states:
         notes.append("calibrated: constants fitted on this chip; rows that were fitted flatter the error.")
     if "transferred" in states:
-        notes.append("transferred: constants learned on chips of its class, or on another format of this chip.")
+        notes.append(
+            "transferred: constants learned on chips of its class, or on another stack or format of this chip."
+        )
     if "uncalibrated" in states:
         notes.append(f"uncalibrated: the {found.fidelity} model without fitted constants; no interval is claimed.")
     warm = sorted({group.software for group in found.groups if group.residency == "llc"})

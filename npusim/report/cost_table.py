@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from npusim.accuracy import trust
 from npusim.cost import Cost
 from npusim.kperf_suite import chip_notes, fit_note
 from npusim.report.text import columns
@@ -34,11 +35,12 @@ def render(cost: Cost) -> str:
 
 
 def workload_notes(cost: Cost) -> list[str]:
-    """What of the workload is not priced, and whether a model step fits the memory."""
+    """What of the workload is not priced, whether a model step fits the memory, and how far its time can be trusted."""
     unpriced = cost.workload.info.get("unpriced") or {}
     listed = [f"{entry['count']} x {name} ({entry['reason']})" for name, entry in unpriced.items()]
     notes = [f"not priced: {'; '.join(listed)}."] if listed else []
-    return notes + [note for note in (fit_note(cost),) if note]
+    notes += [note for note in (fit_note(cost),) if note]
+    return [*notes, trust.sentence(trust.trust(cost), float(cost.time_s))]
 
 
 def _operators(cost: Cost) -> list[str]:

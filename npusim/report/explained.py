@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from npusim.accuracy import trust
 from npusim.explanation import Explanation, Sensitivity
 from npusim.kperf_suite import chip_notes
 from npusim.report.format import figure
@@ -24,7 +25,7 @@ def to_dict(e: Explanation) -> dict[str, Any]:
         "reread": e.reread, "dram_share": e.dram_share, "dram_rows": e.dram_rows, "overhead_s": e.overhead_s,
         "step_sensitivities": [vars(s) for s in e.step_sensitivities],
         "op_sensitivities": [vars(s) for s in e.op_sensitivities],
-        "notes": chip_notes(e.cost.chip, e.cost.fidelity),
+        "trust": trust.trust(e.cost).to_dict(float(e.cost.time_s)), "notes": _notes(e),
     }  # fmt: skip
 
 
@@ -51,7 +52,12 @@ def render(e: Explanation) -> str:
     rows = [[name, show(s, "s"), f"{s / float(item.time_s):.1%}"] for s, name in busy if s > 0]
     lines += ["", *columns(["resource", "busy", "of its time"], rows, right=(1, 2))]
     lines += ["", "One figure better by a quarter, speedup of the step and of the operator alone:", *_knobs(e)]
-    return "\n".join([*lines, "", "Notes", *(f"- {note}" for note in chip_notes(cost.chip, cost.fidelity))])
+    return "\n".join([*lines, "", "Notes", *(f"- {note}" for note in _notes(e))])
+
+
+def _notes(e: Explanation) -> list[str]:
+    cost = e.cost
+    return [*chip_notes(cost.chip, cost.fidelity), trust.sentence(trust.trust(cost), float(cost.time_s))]
 
 
 def _mapping(e: Explanation) -> str:

@@ -179,7 +179,8 @@ def test_a_document_prices_what_it_can(tmp_path: Path, toy: Chip, document: Cali
     )
     found = validate([file], chip=toy, calibration=document, fidelity="roofline")
     (group,) = found.groups
-    assert group.state == "uncalibrated"  # the weakest of its rows
+    assert group.state == "calibrated"  # of most of its rows
+    assert group.states == {"calibrated": 3, "uncalibrated": 1}
     assert group.overall.rows == 4
     assert group.interval_coverage_pct == pytest.approx(200 / 3)
     table = found.tables[0]
@@ -189,12 +190,31 @@ def test_a_document_prices_what_it_can(tmp_path: Path, toy: Chip, document: Cali
     assert np.isnan(table.high_s[3])
 
 
+def test_a_document_that_does_not_apply_leaves_the_row_to_the_model(
+    tmp_path: Path, toy: Chip, document: Calibration, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(*arguments: object) -> Times:
+        raise KeyError("window")
+
+    monkeypatch.setattr(CONSTANT, "seconds", refuse, raising=False)
+    file = rows_of(tmp_path, CUBE.format(us=500, extra=""))
+    (group,) = validate([file], chip=toy, calibration=document, fidelity="roofline").groups
+    assert (group.state, group.priced) == ("uncalibrated", 1)
+    assert "does not apply" in group.note
+
+
 def test_a_document_by_its_path_and_of_another_operation(tmp_path: Path, toy: Chip, document: Calibration):
     file = rows_of(tmp_path, CUBE.format(us=500, extra=""), "toy,lab,softmax,bf16,64,64,,,,,,,,5,\n")
     path = save(document, tmp_path)
     gemm, softmax = validate([file], chip=toy, calibration=str(path), fidelity="roofline").groups
     assert (gemm.state, softmax.state) == ("calibrated", "uncalibrated")
     assert Calibrations("none").match(toy, "lab", "gemm", "bf16") is None
+
+
+def test_a_document_of_another_stack_is_transferred(tmp_path: Path, toy: Chip, document: Calibration):
+    file = rows_of(tmp_path, *(CUBE.replace("lab", name).format(us=500, extra="") for name in ("lab-2.1", "other-1")))
+    version, other = validate([file], chip=toy, calibration=document, fidelity="roofline").groups
+    assert (version.state, other.state) == ("calibrated", "transferred")
 
 
 def test_a_kernel_with_a_document_of_its_own(tmp_path: Path, toy: Chip, document: Calibration, monkeypatch):

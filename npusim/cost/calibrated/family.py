@@ -83,6 +83,15 @@ FAMILIES: dict[str, str] = {
     "collective-all_to_all/1": "npusim.cost.calibrated.collective:ALL_TO_ALL",
     "collective-send/1": "npusim.cost.calibrated.collective:SEND",
     "step/1": "npusim.cost.calibrated.step:STEP",
+    "attention-decode/1": "npusim.cost.calibrated.attention_decode:ATTENTION_DECODE",
+    "attention-prefill/1": "npusim.cost.calibrated.attention_prefill:ATTENTION_PREFILL",
+    "attention-chunked/1": "npusim.cost.calibrated.attention_prefill:ATTENTION_CHUNKED",
+    "attention-mixed/1": "npusim.cost.calibrated.attention_mixed:ATTENTION_MIXED",
+    "attention-encoder/1": "npusim.cost.calibrated.attention_prefill:ATTENTION_ENCODER",
+    "mla-decode/1": "npusim.cost.calibrated.attention_decode:MLA_DECODE",
+    "mla-prefill/1": "npusim.cost.calibrated.attention_prefill:MLA_PREFILL",
+    "moe/1": "npusim.cost.calibrated.moe:MOE",
+    "vector/1": "npusim.cost.calibrated.vector:VECTOR",
 }
 
 
@@ -96,8 +105,22 @@ def family(name: str) -> Family:
 
 
 # Operators of the rows → (category of the chip, "" for any; family): what ``npusim calibrate`` fits.
+_VECTOR = (
+    *("add", "addu", "div", "divu", "embedding", "gelu", "layernorm", "ln", "mul", "mulu", "pow", "powu", "relu"),
+    *("rmsnorm", "rope", "sampler", "silu_and_mul", "softmax", "tanh", "binary_step", "elu", "leaky_relu"),
+    *("parametric_relu", "selu", "sigmoid", "quant_scale_matrix", "quant_computescale"),
+)
 OPERATORS: dict[str, tuple[tuple[str, str], ...]] = {
     **dict.fromkeys(("gemm", "linear", "bmm", "matmul"), (("gpu", "gpu-gemm/1"),)),
+    "attention_decode": (("", "attention-decode/1"),),
+    "attention_prefill": (("", "attention-prefill/1"),),
+    "attention_encoder": (("", "attention-encoder/1"),),
+    "attention_chunked_or_decode": (("", "attention-chunked/1"),),
+    "attention_mixed": (("", "attention-mixed/1"),),
+    "mla_decode": (("", "mla-decode/1"),),
+    "mla_prefill": (("", "mla-prefill/1"),),
+    "moe_ffn": (("", "moe/1"),),
+    **dict.fromkeys(_VECTOR, (("", "vector/1"),)),
 }
 
 
