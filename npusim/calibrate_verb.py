@@ -14,6 +14,7 @@ import click
 @click.option("--op", "ops", multiple=True, metavar="NAME", help="Fit only these operators of the rows; repeatable.")
 @click.option("--software", "stacks", multiple=True, metavar="NAME", help="Fit only these stacks; repeatable.")
 @click.option("--dtype", "types", multiple=True, metavar="NAME", help="Fit only these dtypes; repeatable.")
+@click.option("--classes", is_flag=True, help="Also learn what to expect of other chips of the same classes.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object (seconds, percent).")
 def calibrate(
     files: tuple[str, ...],
@@ -22,6 +23,7 @@ def calibrate(
     ops: tuple[str, ...],
     stacks: tuple[str, ...],
     types: tuple[str, ...],
+    classes: bool,
     as_json: bool,
 ) -> None:
     """Fit a calibration document to each chip, software, operator and dtype of measured rows (CSV).
@@ -45,7 +47,19 @@ def calibrate(
     def show(outcome: calibrating.Outcome) -> None:
         click.echo(_line(outcome), err=as_json)
 
-    outcomes = calibrating.calibrate(rows.select(keep), chip, out, show)
+    chosen = rows.select(keep)
+    outcomes = calibrating.calibrate(chosen, chip, out, show)
+    if classes:
+        from npusim import calibration
+        from npusim.accuracy import transfer
+
+        fitted = [outcome.document for outcome in outcomes if outcome.document is not None]
+        names = {calibrating.key_of(each) for each in fitted}
+        groups = [each for each in calibrating.found_groups(chosen, chip) if calibrating.key_of(each) in names]
+        for found in transfer.class_documents(groups, fitted):
+            if not isinstance(found, str):
+                calibration.save(found, out)
+            click.echo(found if isinstance(found, str) else _class_line(found), err=as_json)
     if as_json:
         click.echo(json.dumps({"calibrations": [each.to_dict() for each in outcomes]}, indent=1, allow_nan=False))
 
@@ -59,3 +73,14 @@ def _line(outcome: object) -> str:
         return f"{head}; not fitted: {outcome.reason}"
     found = outcome.document.cross_validation
     return f"{head}, error {found.mape_pct:.1f} % (median {found.mdape_pct:.1f} %, bias {found.bias_pct:+.1f} %)"
+
+
+def _class_line(document: object) -> str:
+    from npusim.calibration import Calibration
+
+    assert isinstance(document, Calibration)
+    found = document.cross_validation
+    head = f"class {document.chip}, {document.software} {document.op} {document.dtype}, learned on"
+    return (
+        f"{head} {', '.join(document.chips)}: error {found.mape_pct:.1f} % by {found.by}; {'; '.join(document.notes)}"
+    )

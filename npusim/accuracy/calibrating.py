@@ -24,7 +24,7 @@ from npusim.errors import InputError, Problem
 
 KEY = ("device", "software", "op", "dtype")
 # A fit of one alternative uses this many rows; more change the parameters by less than their intervals.
-MAX_ROWS = 1200
+MAX_ROWS = 600
 RESIDENCY: Mapping[str, Any] = {"cold": "cold", "llc": "llc"}
 
 
@@ -119,6 +119,17 @@ def merged(found: Iterator[Group | Outcome]) -> list[Group | Outcome]:
     return list(kept.values())
 
 
+def found_groups(rows: Rows, chip: Chip | str | None = None) -> list[Group]:
+    """The groups of rows that a family can price."""
+    return [group for group in merged(group_rows(rows, chip)) if isinstance(group, Group)]
+
+
+def key_of(each: Group | Calibration) -> tuple[str, str, str, str]:
+    """Chip, software, operator and dtype of a group or of the document made of it."""
+    chip = each.chip if isinstance(each, Calibration) else each.chip.name
+    return chip, each.software, each.op, documents.dtype_key(each.dtype)
+
+
 def fit_group(group: Group, seed: int = 0) -> fitting.Fit:
     """Fits a group. Raises NotConverged or, for too few rows, InputError."""
     if _has_menus(group.model):
@@ -128,7 +139,7 @@ def fit_group(group: Group, seed: int = 0) -> fitting.Fit:
     dims: dict[str, np.ndarray] = dict(RowDims(group.rows))
     return fitting.fit(
         group.model, group.chip, group.dtype, dims, group.latency_s,
-        alternatives=choices, seed=seed, starts=1, max_rows=MAX_ROWS,
+        alternatives=choices, seed=seed, max_rows=MAX_ROWS,
     ).require_converged()  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +23,8 @@ SHAPE = ("m", "n", "k", "batch", "heads", "kv_heads", "head_dim", "seq_q", "seq_
 QUANTILES = (0.05, 0.1, 0.5, 0.9, 0.95)
 DIFFERENCE = 2e-3  # of a parameter's range: far enough to step over the kinks of a search over tiles
 MAX_EVALUATIONS = 60
+FOLD_EVALUATIONS = 12  # a fold starts where the fit of all rows ended
+SCREEN_ROWS, SCREEN_EVALUATIONS = 300, 10  # how long a starting point is followed before it is judged
 # A quantile needs rows on both sides of it; below this a residual group is not listed.
 MIN_GROUP_ROWS = 40
 Predict = Callable[[np.ndarray, Mapping[str, float]], np.ndarray]
@@ -141,7 +144,7 @@ def fit(
         latency_s: measured seconds, positive.
         folds: parts of the shapes; each is predicted by a fit of the others.
         seed: of folds, starts and subsampling.
-        starts: starting points of the first fit; folds start from what it found.
+        starts: starting points that are looked at; folds start from what the fit of all rows found.
         max_rows: a fit uses at most this many rows (a random sample); every row is predicted.
         fixed: parameters that are not fitted.
         alternatives: sets of further fixed parameters (discrete choices); the one with the smallest loss is taken.
@@ -159,17 +162,17 @@ def fit(
 
     everything = np.arange(len(latency_s))
     fold = shape_folds(columns, len(latency_s), folds, seed)
-    tried = []
+    searches = []
     for choice in alternatives:
         held = {**(fixed or {}), **choice}
-        search = Search(family.parameters, predict, latency_s, weights, held, max_rows, seed)
-        tried.append((search, *search.run(everything, starts)))
-    search, full, converged, _ = min(tried, key=lambda each: each[3])
+        searches.append(Search(family.parameters, predict, latency_s, weights, held, max_rows, seed))
+    search, first = promising(searches, everything, starts)
+    full, converged, _ = search.run(everything, first)
     predicted = np.empty(len(latency_s))
     found = []
     for index in range(folds):
         out = np.flatnonzero(fold == index)
-        values, _, _ = search.run(np.flatnonzero(fold != index), 1, full)
+        values, _, _ = search.run(np.flatnonzero(fold != index), full, FOLD_EVALUATIONS)
         predicted[out] = predict(out, values)
         found.append(values)
     times = family.seconds(chip, dtype, columns, full)
@@ -195,6 +198,15 @@ def _interval(spec: ParameterSpec, value: float, folded: list[float]) -> tuple[f
     spread = 1.2816 * float(np.sqrt((len(folded) - 1) * np.var(inner)))
     ends = (value * np.exp(-spread), value * np.exp(spread)) if spec.log else (value - spread, value + spread)
     return min(max(float(ends[0]), spec.low), value), max(min(float(ends[1]), spec.high), value)
+
+
+def promising(searches: Sequence[Search], rows: np.ndarray, starts: int) -> tuple[Search, dict[str, float] | None]:
+    """The search and the starting point to follow: of each search the best of ``starts`` points is looked at."""
+    if len(searches) == 1 and starts <= 1:
+        return searches[0], None
+    looked = [(*search.screen(rows, starts), search) for search in searches]
+    _, first, search = min(looked, key=lambda each: each[0])
+    return search, first
 
 
 class Search:
@@ -226,35 +238,50 @@ class Search:
         self.max_rows, self.seed = max_rows, seed
 
     def run(
-        self, rows: np.ndarray, starts: int = 1, first: Mapping[str, float] | None = None
+        self, rows: np.ndarray, first: Mapping[str, float] | None = None, evaluations: int | None = None
     ) -> tuple[dict[str, float], bool, float]:
-        """Best parameters over ``starts`` starting points, whether that fit converged, and its loss."""
-        from scipy.optimize import least_squares  # the ``calibrate`` extra: only fitting needs it
-
+        """Fits ``rows`` from ``first``: best parameters, whether the fit converged, and its loss."""
         rng = np.random.default_rng(self.seed)
         if len(rows) > self.max_rows:
             rows = np.sort(rng.choice(rows, self.max_rows, replace=False))
-        # Between 1 and 2 on the scale of each parameter, so that one difference step suits all of them.
-        start = np.array([self._scaled(s, (first or {}).get(s.name, s.start)) for s in self.specs])
-        best, best_cost, converged = start, np.inf, False
-        for attempt in range(starts):
-            at = start if attempt == 0 else start + rng.uniform(-0.35, 0.35, len(start))
-            result = least_squares(
-                lambda x: self._residuals(x, rows),
-                np.clip(at, 1.001, 1.999),
-                bounds=(1.0, 2.0),
-                loss="soft_l1",
-                f_scale=SCALE,
-                diff_step=DIFFERENCE,
-                ftol=1e-4,
-                xtol=1e-6,
-                gtol=1e-8,
-                max_nfev=MAX_EVALUATIONS,
-            )
-            if result.cost < best_cost:
-                best, best_cost = result.x, result.cost
-            converged = converged or (result.status > 0 and result.cost <= best_cost)
-        return self._values(best), converged, float(best_cost)
+        found = self._solve(self._point(first or {}), rows, evaluations or MAX_EVALUATIONS)
+        return self._values(found.x), found.status > 0, float(found.cost)
+
+    def screen(self, rows: np.ndarray, starts: int) -> tuple[float, dict[str, float]]:
+        """The most promising of ``starts`` points: its loss after a few steps on a few rows, and where they led."""
+        rng = np.random.default_rng(self.seed)
+        if len(rows) > SCREEN_ROWS:
+            rows = np.sort(rng.choice(rows, SCREEN_ROWS, replace=False))
+        start = self._point({})
+        points = [start, *(start + rng.uniform(-0.3, 0.3, len(start)) for _ in range(starts - 1))]
+        best = min((self._solve(at, rows, SCREEN_EVALUATIONS) for at in points), key=lambda found: found.cost)
+        return float(best.cost), self._values(best.x)
+
+    def _point(self, values: Mapping[str, float]) -> np.ndarray:
+        """Parameters between 1 and 2, each on its own scale, so that one difference step suits all of them."""
+        return np.array([self._scaled(s, values.get(s.name, self._start(s))) for s in self.specs])
+
+    def _solve(self, at: np.ndarray, rows: np.ndarray, evaluations: int) -> Any:
+        from scipy.optimize import least_squares  # the ``calibrate`` extra: only fitting needs it
+
+        return least_squares(
+            lambda x: self._residuals(x, rows),
+            np.clip(at, 1.001, 1.999),
+            bounds=(1.0, 2.0),
+            loss="soft_l1",
+            f_scale=SCALE,
+            diff_step=DIFFERENCE,
+            ftol=1e-4,
+            xtol=1e-6,
+            gtol=1e-8,
+            max_nfev=evaluations,
+        )
+
+    def _start(self, spec: ParameterSpec) -> float:
+        """Where a fit begins; a launch a little below the fastest rows."""
+        if spec.name == "launch":
+            return float(np.clip(0.8 * np.quantile(self.latency_s, 0.01), spec.low, spec.high))
+        return spec.start
 
     @staticmethod
     def _scaled(spec: ParameterSpec, value: float) -> float:

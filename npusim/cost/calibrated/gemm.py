@@ -34,7 +34,7 @@ PARAMETERS = (
         "bytes the cache delivers to a core while its engine could do 1024 16-bit FLOP",
     ),
     P("store", 0.5, 64.0, 4.0, "B/kFLOP", "the same for a tile's epilogue, which does not overlap with its products"),
-    P("tile_start", 1e-9, 1e-5, 1e-7, "s", "time to fill the pipeline of the first tile"),
+    P("k_step", 1e-9, 2e-6, 5e-8, "s", "time of one step along k that no more engines or bandwidth would shorten"),
     P("split", 1e-7, 3e-5, 2.5e-6, "s", "fixed time of merging a split reduction"),
     P("overlap", 1.0, 20.0, 5.0, "1", "exponent of the norm that joins overlapping resources; large: perfect overlap"),
     P("power_droop", 1e-3, 0.7, 0.15, "1", "relative slow-down under full load once the power limit acts"),
@@ -115,7 +115,9 @@ def menu(index: int) -> np.ndarray:
     else:
         short, most = (16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256), 192 * 256
     found = {(long, edge) for long in (64, 128, 256) for edge in short if long * edge <= most}
-    return np.array(sorted(found | {(edge, long) for long, edge in found}), dtype=float)
+    both = found | {(edge, long) for long, edge in found}
+    # Large tiles first: they are often best, and a good candidate early prunes the rest.
+    return np.array(sorted(both, key=lambda tile: (-tile[0] * tile[1], tile)), dtype=float)
 
 
 def figures(chip: Chip, dtype: str) -> np.ndarray | None:
@@ -130,9 +132,15 @@ def figures(chip: Chip, dtype: str) -> np.ndarray | None:
         return None
     outer = [each.capacity_bytes * chip.level_instances(each) for each in chip.levels.values() if each.scope != "core"]
     try:
-        peak, balance = (chip.peak_flops_per_s(rate)[1] for rate in (what.rate, "fp16"))
+        _, peak = chip.peak_flops_per_s(what.rate)
     except InputError:
         return None
+    # Graphics boards halve some rates by product segment, and chips cut for export theirs; the widest rate a core has,
+    # in 16-bit products, is what its memories were built for.
+    widths = {"fp16": 1, "bf16": 1, "int8": 2, "fp8": 2, "fp32": 1}
+    balance = max(
+        (rate / widths[name] for name, rate in chip.peaks_flops_per_s.items() if name in widths), default=peak
+    )
     step = 128 / what.a  # libraries step along k by one line of 128 bytes
     core = balance / chip.cores / 1024
     sizes = (memory.bandwidth_bytes_per_s, core, chip.clock_hz, max(outer, default=1.0), what.a, what.w, what.out, step)

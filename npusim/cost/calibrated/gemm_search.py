@@ -15,6 +15,7 @@ import numpy as np
 SHARPNESS = 8
 MAX_ROUNDS_SPLIT = 4  # a reduction is split only while the tiles do not fill the cores a few times over
 MIN_SPLIT_STEPS = 4
+TOGETHER = 128.0 * 128.0  # elements of the tiles that one core holds at a time
 POWER_TAU_S = 1e-3  # time after which the power limit shows in the clock
 
 
@@ -57,7 +58,7 @@ def search(
         out: rows × (time, fixed, matrix, cache, dram, quantising), seconds, written.
     """
     cores, peak, dram, core_kflops, clock, cache, a_bytes, w_bytes, o_bytes, k_step = chip
-    launch, matrix, dram_share, fill, store, wave, split_s, overlap, droop, use, ramp, quantise, widen = p[:13]
+    launch, matrix, dram_share, fill, store, step_s, split_s, overlap, droop, use, ramp, quantise, widen = p[:13]
     core_rate, port, drain = peak * matrix / cores, fill * core_kflops, store * core_kflops
     for i in range(len(shapes)):
         m, n, k, g, copies = shapes[i]
@@ -81,7 +82,9 @@ def search(
                 if split > 1:
                     fixed += split_s + g * m * n * 8 * split / (port * cores)
                 tile_s = tm * tn * depth * 2 / core_rate + tn * depth * widen / clock + tm * tn * o_bytes / drain
-                matrix_s = rounds * tile_s + wave
+                # Small tiles share a core and wait for their steps together.
+                waits = math.ceil(rounds / min(4.0, max(1.0, TOGETHER / (tm * tn)))) * steps * step_s
+                matrix_s = max(rounds * tile_s, waits)
                 cache_s = rounds * (tm * a_bytes + tn * w_bytes) * depth / port
                 if fixed + max(matrix_s, cache_s) >= best:
                     continue
