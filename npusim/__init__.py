@@ -41,6 +41,7 @@ _HOME = {
     "KPerf": "kperf_suite",
     "kperf": "kperf_suite",
     "load_suite": "kperf_suite",
+    "serve": "serving.answer",
     "InputError": "errors",
     "DoesNotFit": "errors",
     "NpuError": "errors",
@@ -76,6 +77,7 @@ __all__ = [
     "load_suite",
     "norm",
     "prefill",
+    "serve",
     "softmax",
     "systolic_cycles",
 ]
@@ -89,6 +91,7 @@ if TYPE_CHECKING:
     from npusim.kperf_suite import KPerf, kperf, load_suite
     from npusim.llm import decode, prefill
     from npusim.models import Model, load_model
+    from npusim.serving.answer import serve
     from npusim.workload import (
         Op,
         Workload,

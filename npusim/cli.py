@@ -18,6 +18,7 @@ from npusim import __version__
 from npusim.compare_verb import compare
 from npusim.errors import InputError, NpuError, Problem
 from npusim.kernel_verbs import kernel
+from npusim.serving_verbs import serve
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,6 +46,7 @@ def cli() -> None:
 
 cli.add_command(compare)
 cli.add_command(kernel)
+cli.add_command(serve)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -160,6 +160,7 @@ static void send(nps_serving *s, engine *e, int32_t slot) {
     e->link_free = begin + seconds;
     s->totals.transfer_s += e->link_free - s->totals.now;
     s->moving_blocks += r->blocks;
+    e->sending++;
     moment_push(s, e->link_free, TRANSFER_ENDS, slot);
 }
 
@@ -167,6 +168,7 @@ static void transfer_ends(nps_serving *s, int32_t slot) {
     request *r = &s->requests[slot];
     engine *from = &s->engines[r->engine];
     s->moving_blocks -= r->blocks;
+    from->sending--;
     blocks_release(s, from, r);
     from->assigned--;
     join(s, route(s, s->c.prefill_engines, s->c.engines), slot);
@@ -268,6 +270,7 @@ static void start_step(nps_serving *s, engine *e) {
     mark_seen(s, e);
     /* A request that had to give way to itself may be admitted anew. */
     if (!schedule(s, e) && !schedule(s, e)) {
+        if (e->sending) return; /* what is being handed over holds the blocks */
         s->failed = s->failed ? s->failed : NPS_SERVING_STUCK;
         return;
     }

@@ -49,7 +49,7 @@ typedef struct {
     int64_t blocks, free_blocks, unit_blocks, unit_tokens;
     prefix_cache prefix;
     int64_t swapped_blocks; /* moved to or from the host for the next step */
-    int64_t step;
+    int64_t step, sending; /* sending: requests whose cache is on its way to another engine */
     double step_start, step_joules, link_free;
 } engine;
 

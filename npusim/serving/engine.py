@@ -25,8 +25,8 @@ ROUTING = ("round-robin", "least-loaded")
 _RECORD_COLUMNS = ("id", "user", "input", "output", "cached", "preemptions", "engine")
 RECORD = np.dtype([(c, "i8") for c in _RECORD_COLUMNS]
                   + [(c, "f8") for c in ("arrival", "seen", "admitted", "first", "last", "worst_gap")])  # fmt: skip
-STEP = np.dtype([(c, "i8") for c in ("engine", "step", "prefills", "decodes", "prompt_tokens", "tokens", "running",
-                                     "waiting", "blocks")] + [(c, "f8") for c in ("start", "end", "joules")])  # fmt: skip
+_STEP_COLUMNS = ("engine", "step", "prefills", "decodes", "prompt_tokens", "tokens", "running", "waiting", "blocks")
+STEP = np.dtype([(c, "i8") for c in _STEP_COLUMNS] + [(c, "f8") for c in ("start", "end", "joules")])
 SHARE = np.dtype([(c, "i8") for c in ("step", "engine", "request", "new_tokens", "past")])
 SERIES = ("running", "waiting", "blocks", "busy", "tokens", "joules")
 RECORDS_AT_ONCE = 65536
@@ -79,6 +79,9 @@ class Rules:
             raise InputError(Problem("more sequences than tokens in a step", "max_sequences", allowed="max_tokens"))
         if self.unit_tokens % self.block_tokens:
             raise InputError(Problem("the unit of the prefix cache is no multiple of a block", "unit_tokens"))
+
+
+VLLM = Rules()  # what vLLM does when nothing is said
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +203,7 @@ class _Machine:
 def simulate(
     source: Source,
     pool: Pool,
-    rules: Rules = Rules(),
+    rules: Rules = VLLM,
     sink: Callable[[np.ndarray], None] | None = None,
     *,
     log: bool = False,

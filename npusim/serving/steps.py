@@ -51,6 +51,9 @@ class Constants:
     host_s: float | None = None
 
 
+UNFITTED = Constants()
+
+
 @dataclass(frozen=True, slots=True)
 class Shape:
     """What the steps of an engine are made of.
@@ -97,7 +100,7 @@ def node_values(high: int, per_octave: int = COARSE) -> Ints:
 
 
 def edge_values(high: int) -> Ints:
-    """Nodes of a dense axis from 1 to ``high``: all up to 31, both sides of multiples of 16 (of 32 beyond 1024, ...)."""
+    """Nodes of a dense axis from 1 to ``high``: all up to 31, both sides of multiples of 16 (32 beyond 1024)."""
     edges, width = [0], QUANTUM
     while edges[-1] < high:
         edges.append(min(edges[-1] + width, high))
@@ -214,7 +217,7 @@ class StepTimes:
         size = tokens * s.model.hidden * dtypes.bits(s.fmt.stream) / 8
         return np.asarray((s.pp - 1) * (size / link.bandwidth_bytes_per_s + (link.latency_s or 0.0)))
 
-    def table(self, constants: Constants = Constants(), swap_block_s: float = 0.0) -> StepTable:
+    def table(self, constants: Constants = UNFITTED, swap_block_s: float = 0.0) -> StepTable:
         """The table under the constants.
 
         Args:
@@ -256,7 +259,7 @@ class StepTable:
         absorbed: what only decodes do, by their tokens.
         expanded: what only prompts do, by new and past tokens, at the nodes of an axis.
         decode: one decode's share, by sequences, intervals of past tokens and their two ends.
-        prefill: one prompt's share, by the power of two of prompts, intervals of new tokens, their ends, and nodes of past tokens.
+        prefill: one prompt's share, by the power of two of prompts, intervals of new tokens and their ends, past.
         launch_s: attention kernels of a step.
         host_s: host gap per step.
         swap_block_s: one block to the host or back.
