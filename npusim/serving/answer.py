@@ -400,6 +400,10 @@ def serve(
     if skip_long and isinstance(source, Trace):
         source, skipped = without_long(source, net)
     longest = check_lengths(source, net)
+    if disaggregate and min(disaggregate) < 1:
+        raise InputError(
+            Problem(f"{disaggregate} replicas prefill, decode", "disaggregate", allowed="at least one each")
+        )
     place = Placement(
         1 if tp is None else tp, pp, sum(disaggregate) if disaggregate else 1, disaggregate[0] if disaggregate else 0
     )

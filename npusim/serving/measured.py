@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -35,9 +36,9 @@ PARAMETERS = (
     ("host_s", 1e-5, 2e-2, 1e-3),
     ("cache", 0.5, 1.3, 1.0),  # of the blocks the chip file's usable memory gives
 )
-FIRST_CACHES = (0.88, 0.96, 1.04)
+GRID = ((0.6, 0.75, 0.9), (0.7, 0.8, 0.92), (0.88, 0.96, 1.04))  # compute, memory and cache to begin with
 SEQUENCES = (128, 256)  # limits in use among serving engines, tried when none is stated
-EVALUATIONS = 160
+ROUNDS = ((0.08, 150), (0.03, 80))  # of the simplex method: first size of the simplex, evaluations
 
 
 @dataclass(frozen=True)
@@ -244,14 +245,17 @@ def _loss(values: np.ndarray, replay: _Replay, half: np.ndarray) -> float:
 
 
 def _fit(replay: _Replay, half: np.ndarray) -> tuple[float, np.ndarray]:
-    """Loss and logarithms of the parameters: the simplex method from the best of a few sizes of the cache."""
+    """Loss and logarithms of the parameters: the simplex method, twice, from the best point of a coarse grid."""
     try:
         from scipy.optimize import minimize
     except ImportError:
         raise InputError(Problem("fitting needs scipy", "--measured", hint="pip install 'npusim[calibrate]'")) from None
-    starts = [np.log([*(p[3] for p in PARAMETERS[:-1]), cache]) for cache in FIRST_CACHES]
-    start = min(starts, key=lambda values: _loss(values, replay, half))
-    simplex = np.vstack([start, start + 0.08 * np.eye(len(start))])
-    found = minimize(_loss, start, (replay, half), method="Nelder-Mead",
-                     options={"maxfev": EVALUATIONS, "initial_simplex": simplex})  # fmt: skip
+    guess = [p[3] for p in PARAMETERS]
+    starts = [np.log([compute, memory, *guess[2:-1], cache]) for compute, memory, cache in product(*GRID)]
+    best = min(starts, key=lambda values: _loss(values, replay, half))
+    for size, evaluations in ROUNDS:
+        simplex = np.vstack([best, best + size * np.eye(len(best))])
+        found = minimize(_loss, best, (replay, half), method="Nelder-Mead",
+                         options={"maxfev": evaluations, "initial_simplex": simplex})  # fmt: skip
+        best = found.x
     return float(found.fun), np.asarray(found.x)

@@ -58,11 +58,12 @@ def parse_slo(text: str) -> Slo:
     found: dict[str, float] = {}
     for part in filter(None, text.split(",")):
         match = re.fullmatch(r"\s*(ttft|tpot|e2e|attainment)\s*=\s*([0-9.eE+-]{1,20})\s*(ms|us|s|min|%)?\s*", part)
-        if match is None or (match[1] == "attainment") == (match[3] in _SECONDS):
+        if match is None or (match[3] in _SECONDS if match[1] == "attainment" else match[3] == "%"):
             raise InputError(Problem(f"{part[:60]!r} is no limit", "--slo", allowed=allowed))
         name = match[1] if match[1] == "attainment" else f"{match[1]}_s"
         try:
-            value = float(match[2]) * (0.01 if match[3] == "%" else _SECONDS.get(match[3] or "", 1.0))
+            value = float(match[2])
+            value = value / 100 if match[3] == "%" else value * _SECONDS.get(match[3] or "s", 1.0)
         except ValueError:
             value = math.nan
         if name in found or not (0 < value < 1e9 and (name != "attainment" or value <= 1)):
