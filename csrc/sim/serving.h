@@ -34,6 +34,7 @@ typedef struct {
     const void *expanded;            /* double [contexts][2]: what only prompts do, by new and past tokens */
     const void *decode;              /* double [sequences + 1][reaches][2][2]: one's share, by past + query - 1 tokens */
     const void *prefill;             /* double [prefill_batches][chunks][2][contexts][2]: one's share, by new - 1 and past */
+    int64_t longest;                 /* past and new tokens of one sequence that the axes reach */
     double launch_s;                 /* of a step with any attention */
     double host_s;                   /* per step */
     double swap_block_s;             /* to move one block to the host or back */

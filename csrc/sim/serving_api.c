@@ -1,4 +1,5 @@
 /* Making a serving run, feeding it and reading it. */
+#include <float.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -7,7 +8,7 @@
 static int valid(const nps_serving_config *c, const nps_step_table *t) {
     return c && t && c->engines > 0 && c->engines <= 4096 && c->prefill_engines >= 0 &&
            c->prefill_engines < c->engines && c->max_tokens > 0 && c->max_sequences > 0 &&
-           c->max_sequences <= c->max_tokens && c->blocks > 0 && c->decode_blocks >= 0 && c->block_tokens > 0 &&
+           c->max_sequences <= c->max_tokens && c->blocks > 0 && c->blocks < (int64_t)1 << 40 && c->decode_blocks >= 0 && c->block_tokens > 0 &&
            c->users > 0 && c->unit_tokens >= 0 && c->unit_tokens % c->block_tokens == 0 && c->concurrency >= 0 &&
            c->draft_tokens >= 0 && c->accepted_tokens >= 1 && c->bin_s > 0 &&
            (!c->prefill_engines || c->transfer_bytes_per_s > 0) && t->tokens >= c->max_tokens &&
@@ -33,6 +34,12 @@ nps_serving *nps_serving_new(const nps_serving_config *config, const nps_step_ta
     if (!s) return NULL;
     s->c = *config;
     s->totals.bin_s = config->bin_s;
+    s->longest = first->longest;
+    if (config->prefill_engines && second->longest < s->longest) s->longest = second->longest;
+    int64_t blocks = config->blocks; /* the last token is never written to the cache */
+    if (config->prefill_engines && config->decode_blocks < blocks) blocks = config->decode_blocks;
+    int64_t room = blocks * config->block_tokens + 1 - config->draft_tokens;
+    if (room < s->longest) s->longest = room;
     s->engines = calloc((size_t)config->engines, sizeof *s->engines);
     if (!s->engines) {
         free(s);
@@ -92,8 +99,10 @@ int nps_serving_push(nps_serving *s, int64_t count, const void *arrival, const v
     for (int64_t i = 0; i < count; i++) {
         int64_t first = i ? ends[i - 1] : 0, hash_count = s->c.unit_tokens ? ends[i] - first : 0;
         pending_request p = {times[i], importance[i], inputs[i], outputs[i], users[i], hash_count, NULL};
-        if (p.input < 1 || p.output < 1 || p.user < 0 || p.user >= s->c.users || hash_count < 0)
+        if (p.input < 1 || p.output < 1 || p.input > s->longest || p.output > s->longest - p.input || p.user < 0 ||
+            p.user >= s->c.users || hash_count < 0 || !(p.arrival >= s->last_pushed && p.arrival < DBL_MAX))
             return NPS_SERVING_BAD_ARGUMENT;
+        s->last_pushed = p.arrival;
         if (hash_count) {
             p.hashes = malloc((size_t)hash_count * sizeof *p.hashes);
             if (!p.hashes) return NPS_SERVING_NO_MEMORY;

@@ -73,6 +73,8 @@ struct nps_serving {
     pending_request *queue; /* pushed, not arrived */
     int64_t queue_head, queue_count, queue_room;
     int32_t ended;
+    int64_t longest; /* tokens of a request at most */
+    double last_pushed;
     moment *moments;
     int64_t moment_count, moment_room, order;
     int64_t next_engine, busy_total, waiting_total, running_total, blocks_total;

@@ -314,8 +314,10 @@ def without_long(source: Trace, model: Model) -> tuple[Trace, int]:
 
 
 def check_lengths(source: Source, model: Model) -> int:
-    """Tokens of the longest request. Raises InputError when the model has fewer positions."""
+    """Tokens of the longest request. Raises InputError when the model has fewer positions, or makes no tokens."""
     limit = model.max_positions
+    if not model.causal:
+        raise InputError(Problem(f"'{model.name}' is an encoder: it serves no token by token", "model"))
     if isinstance(source, Trace):
         total = source.requests.input_tokens + source.requests.output_tokens
         longest, row = int(total.max()), int(total.argmax())
@@ -389,8 +391,6 @@ def serve(
 
     hardware = chip if isinstance(chip, Chip) else load_chip(chip)
     net = model if isinstance(model, Model) else load_model(model)
-    if not net.causal:
-        raise InputError(Problem(f"'{net.name}' is an encoder: it serves no token by token", "model"))
     limits = parse_slo(slo) if isinstance(slo, str) else slo
     process = load.parse_arrivals(arrivals) if isinstance(arrivals, str) else arrivals
     source = _source(process, trace, input, output, requests, seed, users, prefix, rules)
@@ -400,20 +400,25 @@ def serve(
     if skip_long and isinstance(source, Trace):
         source, skipped = without_long(source, net)
     longest = check_lengths(source, net)
-    if disaggregate and min(disaggregate) < 1:
-        raise InputError(
-            Problem(f"{disaggregate} replicas prefill, decode", "disaggregate", allowed="at least one each")
-        )
-    place = Placement(
-        1 if tp is None else tp, pp, sum(disaggregate) if disaggregate else 1, disaggregate[0] if disaggregate else 0
-    )
-    place.check()
+    place = _place(tp, pp, disaggregate)
     case = Case(net, hardware, precision, named_precision(precision), place, rules, fidelity, constants, longest)
     case = choice.placed(case, source, limits, chips, tp)
     run, digest = case.run(source, limits, keep, log)
     verdicts = _verdicts(case, source, limits, run, digest)
     rate = highest_rate(case, source, limits) if find_rate else None
     return Serving(case, source, limits, run, digest, tuple(verdicts), rate, skipped)
+
+
+def _place(tp: int | None, pp: int, disaggregate: tuple[int, int] | None) -> Placement:
+    """What was asked of the placement, the rest as small as can be."""
+    prefill, decode = disaggregate or (0, 1)
+    if disaggregate and min(prefill, decode) < 1:
+        raise InputError(
+            Problem(f"{disaggregate} replicas prefill, decode", "disaggregate", allowed="at least one each")
+        )
+    place = Placement(1 if tp is None else tp, pp, prefill + decode, prefill)
+    place.check()
+    return place
 
 
 def _source(

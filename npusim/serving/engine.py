@@ -169,10 +169,11 @@ class _Machine:
         """The status, unless it is an error."""
         if status == _sim.lib.NPS_SERVING_NO_MEMORY:
             raise MemoryError("the serving simulation needs more memory")
+        if status == _sim.lib.NPS_SERVING_STUCK:
+            raise InputError(Problem("a request needs more blocks than an engine has", "serving"))
         if status < 0:
-            raise InputError(
-                Problem("a request can never be served: it needs more blocks than an engine has", "serving")
-            )
+            allowed = "arrivals that do not go backwards, lengths that the cache holds and the step table reaches"
+            raise InputError(Problem("a request is out of range", "serving", allowed=allowed))
         return status
 
     def push(self, c: Chunk) -> None:

@@ -99,6 +99,12 @@ def node_values(high: int, per_octave: int = COARSE) -> Ints:
     return np.array(values, dtype=np.int64)
 
 
+def node_bound(count: int) -> int:
+    """Largest number that an axis of ``count`` coarse nodes reaches."""
+    shift = max((count - 1) // COARSE - 1, 0)
+    return ((count - 1 - shift * COARSE) << shift) - 1
+
+
 def edge_values(high: int) -> Ints:
     """Nodes of a dense axis from 1 to ``high``: all up to 31, both sides of multiples of 16 (32 beyond 1024)."""
     edges, width = [0], QUANTUM
@@ -284,6 +290,7 @@ class StepTable:
         c = _sim.ffi.new("nps_step_table *")
         c.tokens, c.rows, c.sequences = len(self.common) - 1, len(self.head) - 1, len(self.decode) - 1
         c.prefill_batches, c.chunks, _, c.contexts = self.prefill.shape[:4]
+        c.longest = node_bound(self.prefill.shape[3])
         c.reaches, c.query = self.decode.shape[1], 1 + self.draft_tokens
         c.launch_s, c.host_s, c.swap_block_s = self.launch_s, self.host_s, self.swap_block_s
         for name, array in arrays.items():
@@ -301,12 +308,24 @@ class StepTable:
             rows: sequences that make a token (default: all of them).
         """
         c, _keep = self.c_table()
+        self._check(c, prefills, decodes)
         new, past = (np.array([pair[i] for pair in prefills], dtype=np.int64) for i in (0, 1))
         contexts, out = np.array(decodes, dtype=np.int64), np.zeros(2)
         count = len(prefills) + int(c.query) * len(decodes) if rows is None else rows
         buffers = [_sim.ffi.from_buffer(array) for array in (new, past, contexts, out)]
         _sim.lib.nps_serving_price(c, len(new), buffers[0], buffers[1], len(contexts), buffers[2], count, buffers[3])
         return float(out[0]), float(out[1])
+
+    def _check(self, c: Any, prefills: Sequence[tuple[int, int]], decodes: Sequence[int]) -> None:
+        """Raises InputError for a batch beyond the axes."""
+        tokens = sum(new for new, _ in prefills) + len(decodes) * int(c.query)
+        longest = max([new + past for new, past in prefills] + [past + 1 for past in decodes], default=0)
+        least = min([0, *(past for _, past in prefills), *decodes, *(new - 1 for new, _ in prefills)])
+        rows = len(prefills) + len(decodes) * int(c.query)
+        beyond = tokens > c.tokens or len(decodes) > c.sequences or rows > c.rows or longest > c.longest
+        if beyond or least < 0:
+            allowed = f"{c.tokens} tokens, {c.sequences} sequences of {c.longest} tokens"
+            raise InputError(Problem("the batch is beyond the step table", "batch", allowed=allowed))
 
 
 def direct(shape: Shape, prefills: Sequence[tuple[int, int]] = (), decodes: Sequence[int] = ()) -> float:

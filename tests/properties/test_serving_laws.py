@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from npusim.errors import InputError
 from npusim.serving.engine import BATCHING, POLICIES, PREEMPTION, Pool, Rules, Run, simulate
 from npusim.serving.load import Synthetic, Trace, chunk_of, parse_arrivals, parse_lengths
 from npusim.serving.metrics import Digest, Slo
@@ -136,6 +137,16 @@ def test_memory_grows_with_requests_in_flight_only():
     assert run.totals["most_live"] < 40
 
 
+@pytest.mark.parametrize(("arrival", "input", "output"), [
+    ([-1.0], [5], [5]), ([1.0, 0.5], [5, 5], [5, 5]), ([math.nan], [5], [5]), ([math.inf], [5], [5]), ([0.0], [0], [5]),
+    ([0.0], [5], [0]), ([0.0], [4000], [4000]), ([0.0], [2**62], [2**62]), ([0.0], [900], [200]),
+])  # fmt: skip
+def test_requests_out_of_range_are_refused(arrival: list[float], input: list[int], output: list[int]):
+    columns = (np.array(arrival), np.array(input), np.array(output))
+    with pytest.raises(InputError, match=r"out of range|more blocks"):
+        served(Trace(chunk_of(*columns)), SMALL)
+
+
 # -- queues whose waiting times are known --------------------------------------------------------------------------
 
 CUSTOMERS = 400_000 if SOAK else 60_000
@@ -147,7 +158,7 @@ def waiting_s(rate: float, lengths: str, formula: Formula, seed: int) -> tuple[f
     requests = Synthetic(parse_arrivals(f"poisson:{rate}"), parse_lengths(lengths, ""), parse_lengths(1, ""), CUSTOMERS,
                          seed)  # fmt: skip
     parts: list[np.ndarray] = []
-    simulate(requests, Pool(linear_table(formula, ALONE, 64), 2000), ALONE, parts.append)
+    simulate(requests, Pool(linear_table(formula, ALONE, 16384), 2000), ALONE, parts.append)
     rows = np.concatenate(parts)
     waits = (rows["admitted"] - rows["arrival"])[np.argsort(rows["id"])][CUSTOMERS // 20 :]
     means = waits[: len(waits) // 40 * 40].reshape(40, -1).mean(axis=1)

@@ -17,6 +17,7 @@ from npusim.serving.steps import (
     StepTimes,
     direct,
     edge_values,
+    node_bound,
     node_values,
     step_times,
 )
@@ -113,7 +114,16 @@ def test_axes():
         nodes = node_values(5000, per_octave)
         assert nodes[: 2 * per_octave].tolist() == list(range(2 * per_octave))
         assert np.max(np.diff(nodes) / np.maximum(nodes[:-1], per_octave)) <= 1 / per_octave
+    assert [node_bound(len(node_values(high))) >= high for high in (1, 15, 16, 17, 100, 4096, 10**6)] == [True] * 7
+    assert node_bound(len(node_values(4096))) == node_values(4096)[-1] - 1
     assert {1, 16, 17, 32, 33, 500} <= set(edge_values(500).tolist())
+
+
+@pytest.mark.parametrize(("prefills", "decodes"), [([(513, 0)], []), ([], [0] * 65), ([], [5000]), ([(1, -1)], []),
+                                                   ([(0, 5)], [])])  # fmt: skip
+def test_batches_beyond_the_table_are_refused(prefills: list[tuple[int, int]], decodes: list[int]):
+    with pytest.raises(InputError, match="beyond the step table"):
+        step_times(shape(*CASES[4])).table().price(prefills, decodes)
 
 
 def test_what_is_not_priced():
