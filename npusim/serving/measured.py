@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Any
@@ -38,7 +38,8 @@ PARAMETERS = (
 )
 GRID = ((0.6, 0.75, 0.9), (0.7, 0.8, 0.92), (0.88, 0.96, 1.04))  # compute, memory and cache to begin with
 SEQUENCES = (128, 256)  # limits in use among serving engines, tried when none is stated
-ROUNDS = ((0.08, 150), (0.03, 80))  # of the simplex method: first size of the simplex, evaluations
+ROUNDS = ((0.08, 200), (0.04, 100))  # of the simplex method: first size of the simplex, evaluations
+STEPS = (1.0, 1.0, 1.5, 8.0, 0.6)  # of the simplex along each parameter, in sizes
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def load_observed(path: str | os.PathLike[str], chip: Chip, model: Model) -> Obs
     for column in ("ttft_ms", "tpot_ms", "e2e_ms"):
         if column not in header:
             raise InputError(Problem(f"column '{column}' is missing", file=name, line=1, col=1))
-    keep = [i for i, row in enumerate(rows) if _matches(dict(zip(header, row, strict=False)), chip, model)]
+    keep = _rows_of(header, rows, chip, model)
     if len(keep) < 20:
         raise InputError(
             Problem(f"{len(keep)} requests of {model.name} on {chip.name}", file=name, allowed="20 or more")
@@ -127,6 +128,21 @@ def load_observed(path: str | os.PathLike[str], chip: Chip, model: Model) -> Obs
     return Observed(Trace(picked, name), *columns)
 
 
+def _rows_of(header: list[str], rows: list[list[str]], chip: Chip, model: Model) -> list[int]:
+    """Rows of this chip and model; rows that name neither are."""
+    wanted = set(range(len(rows)))
+    checks: tuple[tuple[str, Callable[[str], bool]], ...] = (
+        ("device", lambda spelling: _same_chip(spelling, chip)),
+        ("model", lambda spelling: _same_model(spelling, model)),
+    )
+    for column, same in checks:
+        if column in header:
+            at = header.index(column)
+            known = {spelling: same(spelling) for spelling in {row[at] for row in rows if len(row) > at}}
+            wanted &= {i for i, row in enumerate(rows) if len(row) > at and known[row[at]]}
+    return sorted(wanted)
+
+
 def _milliseconds(texts: Sequence[str], column: str, file: str) -> np.ndarray:
     try:
         values = np.array([float(text) for text in texts]) / 1e3
@@ -137,13 +153,22 @@ def _milliseconds(texts: Sequence[str], column: str, file: str) -> np.ndarray:
     return values
 
 
-def _matches(row: dict[str, str], chip: Chip, model: Model) -> bool:
-    """Whether a row is of this chip and model; rows that name neither are."""
+def _same_chip(spelling: str, chip: Chip) -> bool:
     try:
-        same_chip = "device" not in row or load_chip(row["device"]).name == chip.name
-        return same_chip and ("model" not in row or load_model(row["model"]).name == model.name)
+        return load_chip(spelling).name == chip.name
     except InputError:
         return False
+
+
+def _same_model(spelling: str, model: Model) -> bool:
+    """Whether a spelling is the model's name or alias, or that with a release after a hyphen (``-Instruct-2507``)."""
+    words = spelling.rpartition("/")[2].lower().split("-")
+    for count in range(len(words), 0, -1):
+        try:
+            return load_model("-".join(words[:count])).name == model.name
+        except InputError:
+            continue
+    return False
 
 
 class _Replay:
@@ -254,7 +279,7 @@ def _fit(replay: _Replay, half: np.ndarray) -> tuple[float, np.ndarray]:
     starts = [np.log([compute, memory, *guess[2:-1], cache]) for compute, memory, cache in product(*GRID)]
     best = min(starts, key=lambda values: _loss(values, replay, half))
     for size, evaluations in ROUNDS:
-        simplex = np.vstack([best, best + size * np.eye(len(best))])
+        simplex = np.vstack([best, best + size * np.diag(STEPS)])
         found = minimize(_loss, best, (replay, half), method="Nelder-Mead",
                          options={"maxfev": evaluations, "initial_simplex": simplex})  # fmt: skip
         best = found.x

@@ -83,7 +83,7 @@ def test_measured_requests_are_fitted_and_scored(tmp_path: Path):
     lines = ["device,model,arrival_s,input_tokens,output_tokens,ttft_ms,tpot_ms,e2e_ms"]
     for row in zip(times, trace.requests.input_tokens, trace.requests.output_tokens, 1e3 * ttft, 1e3 * tpot, 1e3 * e2e,
                    strict=True):  # fmt: skip
-        lines.append("RTX 4090,Llama-3.1-8B," + ",".join(str(v) for v in row))
+        lines.append("RTX 4090,meta-llama/Llama-3.1-8B-Instruct-X," + ",".join(str(v) for v in row))
     lines.append("H100,Llama-3.1-8B,0,1,1,1,1,1")  # of another chip: left out
     lines[1:] = [lines[-1], *lines[1:-1]]
     file = tmp_path / "requests.csv"
