@@ -43,6 +43,7 @@ _HOME = {
     "load_suite": "kperf_suite",
     "calibrate": "accuracy.calibrating",
     "validate": "accuracy.validation",
+    "serve": "serving.answer",
     "InputError": "errors",
     "DoesNotFit": "errors",
     "NpuError": "errors",
@@ -81,6 +82,7 @@ __all__ = [
     "load_suite",
     "norm",
     "prefill",
+    "serve",
     "size",
     "softmax",
     "sweep",
@@ -99,6 +101,7 @@ if TYPE_CHECKING:
     from npusim.kperf_suite import KPerf, kperf, load_suite
     from npusim.llm import decode, prefill
     from npusim.models import Model, load_model
+    from npusim.serving.answer import serve
     from npusim.sizing.sizes import size
     from npusim.sizing.sweeps import sweep
     from npusim.workload import (

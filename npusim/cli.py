@@ -21,6 +21,7 @@ from npusim.compare_verb import compare
 from npusim.errors import InputError, NpuError, Problem
 from npusim.host_verb import host
 from npusim.kernel_verbs import kernel
+from npusim.serving_verbs import serve
 from npusim.sizing_verbs import size, sweep
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ cli.add_command(size)
 cli.add_command(sweep)
 cli.add_command(validate)
 cli.add_command(calibrate)
+cli.add_command(serve)
 
 
 def main(argv: list[str] | None = None) -> None:

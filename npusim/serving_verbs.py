@@ -1,1 +1,147 @@
-"""The verb ``serve``."""
+"""The verb ``npusim serve``."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from npusim.errors import InputError, Problem
+
+if TYPE_CHECKING:
+    from npusim.chip import Chip
+    from npusim.serving.answer import Serving
+
+_ENGINE_OPTIONS = (
+    click.option("--max-tokens", type=int, default=2048, show_default=True, help="New tokens of a step at most."),
+    click.option("--max-sequences", type=int, default=256, show_default=True, help="Sequences of a step at most."),
+    click.option("--block", "block_tokens", type=int, default=16, show_default=True, help="Tokens per cache block."),
+    click.option("--batching", default="decode-first", show_default=True, help="decode-first or prefill-first."),
+    click.option("--policy", default="fcfs", show_default=True, help="fcfs, priority, shortest or fair."),
+    click.option("--preemption", default="recompute", show_default=True, help="recompute or swap."),
+    click.option("--routing", default="least-loaded", show_default=True, help="round-robin or least-loaded."),
+    click.option("--no-chunking", is_flag=True, help="Do not split prompts over steps."),
+    click.option("--speculate", metavar="DRAFT:ACCEPTED", help="Draft tokens, and tokens a decode emits on average."),
+)
+
+
+def _engine_options(command: Any) -> Any:
+    for option in reversed(_ENGINE_OPTIONS):
+        command = option(command)
+    return command
+
+
+@click.command()
+@click.argument("chip")
+@click.argument("model")
+@click.option("--arrivals", default="poisson:1", show_default=True, metavar="PROCESS",
+              help="poisson:RATE, gamma:RATE[,cv=CV], uniform:RATE or closed:N.")  # fmt: skip
+@click.option("--trace", metavar="FILE.csv", help="Requests of a file: arrival_s, input_tokens, output_tokens [, ...].")
+@click.option("--input", "input_tokens", default="1024", show_default=True, metavar="LENGTHS",
+              help="Prompts: N, uniform:LOW-HIGH, exponential:MEAN or lognormal:MEAN[,cv=CV].")  # fmt: skip
+@click.option(
+    "--output", "output_tokens", default="256", show_default=True, metavar="LENGTHS", help="Likewise outputs."
+)
+@click.option("--requests", type=int, help="How many. Default: 2000, or all of the trace.")
+@click.option("--skip-long", is_flag=True, help="Leave out requests of a trace that exceed the model's positions.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--slo", metavar="LIMITS", help="ttft=450ms,tpot=40ms[,e2e=20s][,attainment=0.99].")
+@click.option(
+    "--chips", default="auto", show_default=True, metavar="N|auto", help="auto: the fewest that serve the load."
+)
+@click.option("--tp", type=int, help="Tensor-parallel chips. Default: chosen.")
+@click.option("--pp", type=int, default=1, show_default=True, help="Pipeline stages.")
+@click.option("--disaggregate", metavar="P:D", help="Replicas that prefill, replicas that decode.")
+@click.option("--precision", default="bf16", show_default=True, metavar="NAME")
+@click.option("--fidelity", default="tile", show_default=True, help="Cost model of the steps: roofline or tile.")
+@click.option("--users", type=int, default=1, show_default=True, help="Users the requests are dealt to.")
+@click.option("--prefix", metavar="GROUPS:TOKENS", help="Requests of a group share their first TOKENS tokens.")
+@click.option("--find-rate", is_flag=True, help="Also look for the highest rate that holds the SLO.")
+@click.option("--measured", metavar="FILE.csv", help="Fit to measured requests and score on those left out instead.")
+@_engine_options
+@click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Change one figure of the chip.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object (SI units in the keys).")
+@click.pass_context
+def serve(
+    context: click.Context, /, chip: str, model: str, overrides: tuple[str, ...], as_json: bool, **given: Any
+) -> None:
+    """Serve requests of MODEL on CHIP: what users feel, what the chips do, and whether it holds.
+
+    Exit code 1 when the load is not served well: an overload, or an SLO that is missed or cannot be met.
+    """
+    from npusim.cli import _chip
+
+    hardware, rules = _chip(chip, overrides), _rules(given)
+    if given["measured"]:
+        from npusim.report import serving_measured
+        from npusim.serving.measured import fit_requests
+
+        fitted = fit_requests(given["measured"], hardware, model, precision=given["precision"], rules=rules,
+                              fidelity=given["fidelity"], tp=given["tp"] or 1)  # fmt: skip
+        click.echo(json.dumps(fitted.to_dict(), indent=1) if as_json else serving_measured.render(fitted))
+        return
+    result = _serve(hardware, model, rules, given)
+    click.echo(_json(result) if as_json else _text(result, hardware))
+    if result.verdicts:
+        context.exit(1)
+
+
+def _rules(given: dict[str, Any]) -> Any:
+    from npusim.serving.engine import Rules
+
+    names = ("max_tokens", "max_sequences", "block_tokens", "batching", "policy", "preemption", "routing")
+    draft, accepted = (0.0, 1.0) if not given["speculate"] else _pair(given["speculate"], "--speculate", float)
+    return Rules(**{name: given[name] for name in names}, chunked=not given["no_chunking"], draft_tokens=int(draft),
+                 accepted_tokens=accepted)  # fmt: skip
+
+
+def _pair(text: str, option: str, kind: type = int) -> tuple[Any, Any]:
+    found = re.fullmatch(r"([0-9]{1,9}):([0-9]{1,9}(?:\.[0-9]{1,9})?)", text)
+    if found is None or (kind is int and "." in found[2]):
+        raise InputError(Problem(f"{text[:40]!r}", option, allowed="two numbers, such as 2:3"))
+    return kind(found[1]), kind(found[2])
+
+
+def _serve(hardware: Chip, model: str, rules: Any, given: dict[str, Any]) -> Serving:
+    from npusim.serving.answer import serve as ask
+
+    chips = given["chips"]
+    if chips != "auto":
+        if not re.fullmatch(r"[0-9]{1,6}", chips):
+            raise InputError(Problem(f"{chips[:40]!r}", "--chips", allowed="a number, or auto"))
+        chips = int(chips)
+    names = (
+        "arrivals",
+        "trace",
+        "requests",
+        "seed",
+        "slo",
+        "tp",
+        "pp",
+        "precision",
+        "fidelity",
+        "users",
+        "find_rate",
+        "skip_long",
+    )
+    split, prefix = given["disaggregate"], given["prefix"]
+    return ask(
+        hardware, model, **{name: given[name] for name in names}, input=given["input_tokens"],
+        output=given["output_tokens"], chips=chips, rules=rules,
+        disaggregate=_pair(split, "--disaggregate") if split else None,
+        prefix=_pair(prefix, "--prefix") if prefix else None,
+    )  # fmt: skip
+
+
+def _json(result: Serving) -> str:
+    series = {name: values.tolist() for name, values in result.over_time().items()}
+    return json.dumps({**result.to_dict(), "over_time": series}, indent=1, allow_nan=False)
+
+
+def _text(result: Serving, hardware: Chip) -> str:
+    from npusim.kperf_suite import chip_notes
+    from npusim.report import serving_text
+
+    return serving_text.render(result.to_dict(), result.over_time(), chip_notes(hardware, result.case.fidelity))

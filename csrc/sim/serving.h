@@ -1,0 +1,100 @@
+/* Requests on engines: continuous batching over a paged KV cache, as a discrete-event run.
+ *
+ * An engine runs one step after the other; a step is a batch of prompt chunks and decodes, chosen from those that run
+ * and those that wait when the step begins, and it takes what the step table says. Requests are pushed in chunks in
+ * the order of their arrival and leave as records, so memory grows with the requests in flight, not with all of them.
+ * What happens at one moment happens together: ends of transfers and steps, then arrivals, then new steps by engine.
+ * All times are seconds. */
+#ifndef NPS_SERVING_H
+#define NPS_SERVING_H
+
+#include <stdint.h>
+
+enum { NPS_BATCH_DECODE_FIRST, NPS_BATCH_PREFILL_FIRST };
+enum { NPS_POLICY_FCFS, NPS_POLICY_PRIORITY, NPS_POLICY_SHORTEST, NPS_POLICY_FAIR };
+enum { NPS_PREEMPT_RECOMPUTE, NPS_PREEMPT_SWAP };
+enum { NPS_ROUTE_ROUND_ROBIN, NPS_ROUTE_LEAST_LOADED };
+enum { NPS_ROLE_MIXED, NPS_ROLE_PREFILL, NPS_ROLE_DECODE };
+/* What nps_serving_run returns when it stops: all requests served, more requests wanted, a buffer to empty. */
+enum { NPS_SERVING_DONE, NPS_SERVING_WANTS_REQUESTS, NPS_SERVING_SINK_FULL };
+enum { NPS_SERVING_NO_MEMORY = -1, NPS_SERVING_BAD_ARGUMENT = -2, NPS_SERVING_STUCK = -3 };
+enum { NPS_SERIES_BINS = 512, NPS_GAP_BINS = 4608 };
+
+/* Seconds and dynamic joules of a step, in pairs. Tables over tokens and rows are dense. The others have nodes at
+ * integers of few significant bits: at most four (every integer up to 16), of decodes at most six. Time goes up by
+ * steps with the blocks of attention: there the table has the values at both ends of each interval. */
+typedef struct {
+    int64_t tokens, rows, sequences; /* largest of each */
+    int64_t contexts, chunks;        /* nodes of past tokens, intervals of new tokens */
+    int64_t reaches, query;          /* intervals of past tokens of decodes; tokens a decode verifies */
+    int64_t prefill_batches;         /* how many of 1, 2, 4, 8, ... prompts have a table */
+    const void *common;              /* double [tokens + 1][2]: all but attention, by new tokens of the step */
+    const void *head;                /* double [rows + 1][2]: logits and sampling, by rows */
+    const void *absorbed;            /* double [tokens + 1][2]: what only decodes do, by their tokens */
+    const void *expanded;            /* double [contexts][2]: what only prompts do, by new and past tokens */
+    const void *decode;              /* double [sequences + 1][reaches][2][2]: one's share, by past + query - 1 tokens */
+    const void *prefill;             /* double [prefill_batches][chunks][2][contexts][2]: one's share, by new - 1 and past */
+    int64_t longest;                 /* past and new tokens of one sequence that the axes reach */
+    double launch_s;                 /* of a step with any attention */
+    double host_s;                   /* per step */
+    double swap_block_s;             /* to move one block to the host or back */
+} nps_step_table;
+
+typedef struct {
+    int64_t engines, prefill_engines; /* prefill_engines > 0: that many first ones only prefill, the others decode */
+    int64_t max_tokens, max_sequences, blocks, decode_blocks, block_tokens;
+    int32_t batching, policy, preemption, routing;
+    int32_t chunked, reserve_prompt;  /* split prompts; admit only what the whole prompt fits */
+    int64_t users;
+    int64_t unit_tokens;              /* tokens of one prefix id, 0 without a prefix cache */
+    int64_t concurrency;              /* closed loop of that many requests; 0: arrivals as pushed */
+    int64_t draft_tokens;             /* speculative tokens a decode verifies */
+    double accepted_tokens;           /* tokens a decode emits on average, 1 ... 1 + draft_tokens */
+    double kv_token_bytes, transfer_bytes_per_s, transfer_latency_s;
+    double bin_s;                     /* first width of the bins of the series */
+} nps_serving_config;
+
+typedef struct {
+    int64_t id, user, input, output, cached, preemptions, engine;
+    double arrival, seen, admitted, first, last, worst_gap;
+} nps_serving_record;
+
+typedef struct {
+    int64_t engine, step, prefills, decodes, prompt_tokens, tokens, running, waiting, blocks;
+    double start, end, joules;
+} nps_serving_step;
+
+typedef struct {
+    int64_t step, engine, request, new_tokens, past;
+} nps_serving_share;
+
+typedef struct {
+    int64_t arrived, finished, steps, preemptions, output_tokens, prompt_tokens, cached_tokens, recomputed_tokens;
+    int64_t live, most_live, blocks_used, blocks_counted, blocks_cached, blocks_unused, blocks_total, waiting, running;
+    double now, busy_s, joules, in_system_s, waiting_s, running_s, block_s, transfer_s, bin_s, last_arrival;
+    double sequence_steps, gap_s;
+} nps_serving_totals;
+
+typedef struct nps_serving nps_serving;
+
+nps_serving *nps_serving_new(const nps_serving_config *config, const nps_step_table *first, const nps_step_table *second);
+void nps_serving_free(nps_serving *s);
+/* Appends requests; `hash_ends[i]` is where the prefix ids of request i end in `hashes`. */
+int nps_serving_push(nps_serving *s, int64_t count, const void *arrival, const void *input, const void *output,
+                     const void *user, const void *priority, const void *hash_ends, const void *hashes);
+void nps_serving_end(nps_serving *s); /* no more requests will come */
+/* Buffers the run fills; steps and shares may be NULL. */
+int nps_serving_sinks(nps_serving *s, void *records, int64_t record_count, void *steps, int64_t step_count, void *shares,
+                      int64_t share_count);
+int nps_serving_run(nps_serving *s);
+/* How many entries each buffer holds; empties them. */
+void nps_serving_drain(nps_serving *s, void *three_counts);
+void nps_serving_totals_of(const nps_serving *s, nps_serving_totals *totals);
+/* Integrals per bin: double [NPS_SERIES_BINS][6] of running, waiting, blocks, busy engines (each times seconds), output
+ * tokens and joules; int64 [NPS_GAP_BINS] counts of gaps between tokens. */
+void nps_serving_series(const nps_serving *s, void *series, void *gaps);
+/* Seconds and joules of one step, for tests: pairs of new and past tokens of prompts, past tokens of decodes. */
+void nps_serving_price(const nps_step_table *t, int64_t prefills, const void *new_tokens, const void *past,
+                       int64_t decodes, const void *contexts, int64_t rows, void *seconds_joules);
+
+#endif

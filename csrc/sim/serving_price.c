@@ -1,0 +1,123 @@
+/* Time and energy of a step by its table. */
+#include <stddef.h>
+
+#include "csrc/sim/serving_state.h"
+
+enum { COARSE = 8, FINE = 32 }; /* nodes an octave */
+
+typedef struct {
+    int64_t node;
+    double share; /* of the next node */
+} place;
+
+/* Nodes are the integers of at most log2(2 · per_octave) significant bits. */
+static inline place place_of(int64_t x, int64_t per_octave) {
+    int shift = 0;
+    if (x >= 2 * per_octave) shift = 63 - __builtin_clzll((unsigned long long)(x / per_octave));
+    int64_t base = x >> shift;
+    place p = {shift * per_octave + base, (double)(x - (base << shift)) / (double)((int64_t)1 << shift)};
+    return p;
+}
+
+/* Place between the first and the last integer of the interval that begins at a node. */
+static inline place place_within(int64_t x, int64_t per_octave) {
+    int shift = 0;
+    if (x >= 2 * per_octave) shift = 63 - __builtin_clzll((unsigned long long)(x / per_octave));
+    int64_t base = x >> shift, width = (int64_t)1 << shift;
+    place p = {shift * per_octave + base, shift ? (double)(x - (base << shift)) / (double)(width - 1) : 0};
+    return p;
+}
+
+typedef struct {
+    double seconds, joules;
+} pair;
+
+static inline pair between(const double *at, int64_t stride, double share) {
+    const double *next = share > 0 ? at + stride : at;
+    pair p = {at[0] + share * (next[0] - at[0]), at[1] + share * (next[1] - at[1])};
+    return p;
+}
+
+static inline void add(pair *sum, pair p) {
+    sum->seconds += p.seconds;
+    sum->joules += p.joules;
+}
+
+/* The table has both ends of each interval: time goes up by steps where blocks of keys end, which is where nodes are. */
+static inline pair decode_share(const nps_step_table *t, int64_t sequences, int64_t past) {
+    place p = place_within(past + t->query - 1, FINE);
+    return between((const double *)t->decode + 4 * (sequences * t->reaches + p.node), 2, p.share);
+}
+
+static pair prefill_in(const nps_step_table *t, int64_t batch, place n, place c) {
+    const double *row = (const double *)t->prefill + 2 * ((batch * t->chunks + n.node) * 2 * t->contexts + c.node);
+    pair low = between(row, 2, c.share);
+    if (n.share == 0) return low;
+    pair high = between(row + 2 * t->contexts, 2, c.share);
+    pair p = {low.seconds + n.share * (high.seconds - low.seconds), low.joules + n.share * (high.joules - low.joules)};
+    return p;
+}
+
+/* One prompt's share among `prompts`: linear in the number between powers of two, constant beyond the last. */
+static pair prefill_share(const nps_step_table *t, int64_t prompts, int64_t tokens, int64_t past) {
+    place n = place_within(tokens - 1, COARSE), c = place_of(past, COARSE);
+    int64_t batch = 63 - __builtin_clzll((unsigned long long)prompts);
+    if (batch + 1 >= t->prefill_batches) return prefill_in(t, t->prefill_batches - 1, n, c);
+    double share = (double)(prompts - ((int64_t)1 << batch)) / (double)((int64_t)1 << batch);
+    pair low = prefill_in(t, batch, n, c);
+    if (share == 0) return low;
+    pair high = prefill_in(t, batch + 1, n, c);
+    pair p = {low.seconds + share * (high.seconds - low.seconds), low.joules + share * (high.joules - low.joules)};
+    return p;
+}
+
+/* What depends on the totals of a step only. */
+static pair fixed_part(const nps_step_table *t, int64_t tokens, int64_t rows, int64_t decode_tokens, int64_t expanded) {
+    pair sum = {t->host_s + t->launch_s, 0};
+    add(&sum, between((const double *)t->common + 2 * tokens, 2, 0));
+    add(&sum, between((const double *)t->head + 2 * rows, 2, 0));
+    add(&sum, between((const double *)t->absorbed + 2 * decode_tokens, 2, 0));
+    place p = place_of(expanded, COARSE);
+    add(&sum, between((const double *)t->expanded + 2 * p.node, 2, p.share));
+    return sum;
+}
+
+step_price price_step(const nps_serving *s, const engine *e) {
+    step_price out = {0};
+    int64_t expanded = 0, decode_tokens = 0;
+    for (int64_t i = 0; i < e->running.count; i++) {
+        const request *r = &s->requests[e->running.slots[i]];
+        if (!r->chunk) continue;
+        int decode = is_decode(r);
+        out.tokens += r->chunk;
+        out.decodes += decode;
+        out.prefills += !decode;
+        if (decode) decode_tokens += r->chunk;
+        else out.prompt_tokens += r->chunk, expanded += r->chunk + r->computed;
+        if (decode) out.rows += r->chunk;
+        else out.rows += r->computed + r->chunk == r->input + r->generated;
+    }
+    pair sum = fixed_part(e->table, out.tokens, out.rows, decode_tokens, expanded);
+    for (int64_t i = 0; i < e->running.count; i++) {
+        const request *r = &s->requests[e->running.slots[i]];
+        if (!r->chunk) continue;
+        add(&sum, is_decode(r) ? decode_share(e->table, out.decodes, r->computed)
+                               : prefill_share(e->table, out.prefills, r->chunk, r->computed));
+    }
+    out.seconds = sum.seconds + (double)e->swapped_blocks * e->table->swap_block_s;
+    out.joules = sum.joules;
+    return out;
+}
+
+void nps_serving_price(const nps_step_table *t, int64_t prefills, const void *new_tokens, const void *past,
+                       int64_t decodes, const void *contexts, int64_t rows, void *seconds_joules) {
+    const int64_t *news = new_tokens, *pasts = past, *cached = contexts;
+    int64_t tokens = decodes * t->query, expanded = 0;
+    for (int64_t i = 0; i < prefills; i++) tokens += news[i], expanded += news[i] + pasts[i];
+    pair sum = fixed_part(t, tokens, rows, decodes * t->query, expanded);
+    for (int64_t i = 0; i < prefills; i++) add(&sum, prefill_share(t, prefills, news[i], pasts[i]));
+    for (int64_t i = 0; i < decodes; i++) add(&sum, decode_share(t, decodes, cached[i]));
+    double *out = seconds_joules;
+    out[0] = sum.seconds;
+    out[1] = sum.joules;
+}

@@ -1,0 +1,73 @@
+"""What ``npusim serve`` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+_LATENCIES = (("TTFT", "ttft_s"), ("TPOT", "tpot_s"), ("ITL", "itl_s"), ("end to end", "e2e_s"), ("queue", "queue_s"))
+_BARS = " ▁▂▃▄▅▆▇█"
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{1e3 * value:.4g}"
+
+
+def sparkline(values: Any, width: int = 60) -> str:
+    """A row of bars: values averaged into at most ``width`` groups, the largest at full height."""
+    values = [float(v) for v in values]
+    if not values:
+        return ""
+    groups = min(width, len(values))
+    edges = [round(i * len(values) / groups) for i in range(groups + 1)]
+    means = [sum(values[a:b]) / (b - a) for a, b in pairwise(edges) if b > a]
+    top = max(means)
+    return "".join(_BARS[round(8 * m / top)] if top > 0 else _BARS[0] for m in means)
+
+
+def render(data: Mapping[str, Any], over_time: Mapping[str, Any], notes: list[str]) -> str:
+    """The answer of one serving run as text.
+
+    Args:
+        data: ``Serving.to_dict()``.
+        over_time: ``Serving.over_time()``.
+        notes: what a reader must know of the chip's figures.
+    """
+    place = data["placement"]
+    shape = f"tp {place['tp']}, pp {place['pp']}, {place['replicas']} replicas"
+    if place["prefill_replicas"]:
+        shape += f" ({place['prefill_replicas']} prefill)"
+    left_out = f" ({data['skipped_requests']} too long, left out)" if data["skipped_requests"] else ""
+    lines = [
+        f"{data['model']} ({data['precision']}) on {place['chips']} x {data['chip']} ({shape})",
+        f"steps priced at {data['fidelity']}",
+        f"{data['requests']} requests{left_out} in {data['duration_s']:.4g} s, {data['steps']} steps of "
+        f"{data['mean_batch']:.3g} sequences on average",
+        "",
+        f"{'ms':<12}{'mean':>10}{'p50':>10}{'p90':>10}{'p95':>10}{'p99':>10}",
+    ]
+    for title, key in _LATENCIES:
+        row = data[key]
+        lines.append(f"{title:<12}" + "".join(f"{_ms(row[q]):>10}" for q in ("mean", "p50", "p90", "p95", "p99")))
+    lines += ["", f"throughput   {data['requests_per_s']:.4g} requests/s, {data['tokens_per_s']:.5g} output tokens/s"]
+    if data["slo"]:
+        limits = ", ".join(f"{k} {v:g}" for k, v in data["slo"].items())
+        lines.append(f"goodput      {data['goodput_requests_per_s']:.4g} requests/s; {data['attainment']:.1%} of the "
+                     f"requests meet the SLO ({limits})")  # fmt: skip
+    lines.append(f"engines      {data['utilisation']:.0%} busy; {data['mean_running']:.3g} requests run and "
+                 f"{data['mean_waiting']:.3g} wait on average")  # fmt: skip
+    lines.append(
+        f"KV cache     {data['kv_occupancy']:.1%} of {data['kv_tokens_per_engine']} tokens per engine; "
+        f"{data['preemptions']} preemptions, {data['cached_tokens']} cached tokens reused"
+    )
+    if data["avg_power_w"] is not None:
+        lines.append(f"power        {data['avg_power_w']:.4g} W, {data['energy_per_request_j']:.4g} J per request, "
+                     f"{data['tokens_per_j']:.4g} tokens/J")  # fmt: skip
+    if data["highest_rate_per_s"] is not None:
+        held = "holds the SLO" if data["slo"] else "can be sustained"
+        lines.append(f"highest rate {data['highest_rate_per_s']:.4g} requests/s {held}")
+    lines += ["", f"waiting      {sparkline(over_time['waiting'])}", f"running      {sparkline(over_time['running'])}",
+              f"KV cache     {sparkline(over_time['kv_occupancy'])}"]  # fmt: skip
+    lines += ["", *(f"VERDICT: {text}" for text in data["verdicts"]), *(f"note: {text}" for text in notes)]
+    return "\n".join(lines).rstrip()

@@ -1,0 +1,105 @@
+"""Models on chips: what an engine is made of, how much cache it has, and how many engines there are.
+
+An engine is ``tp`` chips that split every layer. With ``pp`` stages, ``pp`` batches are under way at a time, each with
+its own share of the cache: that is ``pp`` engines whose steps last as long as all stages together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from npusim import parallel, units
+from npusim.chip import Chip
+from npusim.errors import DoesNotFit, InputError, Problem
+from npusim.llm import Precision
+from npusim.models import Model
+from npusim.serving.engine import Pool, Rules
+from npusim.serving.steps import Constants, Shape, step_times
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """How a model lies on chips.
+
+    Args:
+        tp: chips that split each layer.
+        pp: stages that split the layers.
+        replicas: copies of the whole model.
+        prefill_replicas: that many of them only prefill and hand over to the rest; 0: all do both.
+    """
+
+    tp: int = 1
+    pp: int = 1
+    replicas: int = 1
+    prefill_replicas: int = 0
+
+    @property
+    def chips(self) -> int:
+        """Chips in all."""
+        return self.tp * self.pp * self.replicas
+
+    @property
+    def engines(self) -> int:
+        """Batches under way at a time."""
+        return self.pp * self.replicas
+
+    def check(self) -> None:
+        """Raises InputError for sizes that make no sense."""
+        for name in ("tp", "pp", "replicas"):
+            if not 1 <= getattr(self, name) <= 4096:
+                raise InputError(Problem(f"{getattr(self, name)}", name, allowed="1 to 4096"))
+        if self.prefill_replicas and not 0 < self.prefill_replicas < self.replicas:
+            message = f"{self.prefill_replicas} of {self.replicas} replicas prefill"
+            raise InputError(Problem(message, "disaggregate", allowed="at least one of each kind"))
+
+
+def cache_blocks(model: Model, chip: Chip, fmt: Precision, place: Placement, rules: Rules) -> int:
+    """Blocks of the KV cache of one engine: what weights and a step's activations leave of the usable memory.
+
+    Every layer keeps all tokens: sliding windows save time here, not blocks.
+
+    Raises:
+        DoesNotFit: not even the weights fit, or no block.
+    """
+    fixed = parallel.footprint(
+        model, fmt, sequences=0, tokens=1, tp=place.tp * place.pp, chunk_tokens=rules.max_tokens
+    ).total_bytes
+    room = parallel.usable_bytes(chip) - float(fixed)
+    block = rules.block_tokens * float(parallel.kv_bytes(model, fmt, 1, place.tp))
+    blocks = int(room // block) if room > 0 else 0
+    if blocks < 1:
+        where = f"{place.tp * place.pp} x {chip.name}"
+        raise DoesNotFit(
+            f"{model.name} ({fmt.weights} weights) does not fit {where}: short by "
+            f"{units.show(max(block - room, 1.0), 'B')} per chip; usable "
+            f"{units.show(parallel.usable_bytes(chip), 'B')}",
+            block - room,
+        )
+    return blocks
+
+
+def pool_of(shape: Shape, place: Placement, rules: Rules, constants: Constants, blocks: int) -> Pool:
+    """The engines of a placement. Raises InputError when the chip lacks the link or host port that is asked for."""
+    chip, token_bytes = shape.chip, float(parallel.kv_bytes(shape.model, shape.fmt, 1, shape.tp))
+    swap_s = 0.0
+    if rules.preemption == "swap":
+        host = chip.host.bandwidth_bytes_per_s if chip.host is not None else None
+        if not host:
+            raise InputError(Problem(f"chip '{chip.name}' describes no bandwidth to its host", "preemption"))
+        swap_s = rules.block_tokens * token_bytes / host
+    table = step_times(shape).table(constants, swap_s)
+    if not place.prefill_replicas:
+        return Pool(table, blocks, place.engines)
+    if chip.link is None:
+        raise InputError(Problem(f"chip '{chip.name}' describes no link to hand the cache over", "disaggregate"))
+    return Pool(
+        table,
+        blocks,
+        place.engines,
+        place.prefill_replicas * place.pp,
+        table,
+        blocks,
+        token_bytes,
+        chip.link.bandwidth_bytes_per_s,
+        chip.link.latency_s or 0.0,
+    )

@@ -1,0 +1,99 @@
+"""The compiled serving engine against a readable one (``serving_oracle.py``), step by step on random workloads."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from npusim.serving.engine import BATCHING, POLICIES, PREEMPTION, ROUTING, Pool, Rules, simulate
+from npusim.serving.load import Trace, chunk_of
+from tests.conftest import SOAK
+from tests.differential.serving_oracle import Formula, Request, System
+from tests.serving_tables import linear_table
+
+CASES = 500 if SOAK else 60
+
+
+def draw(seed: int) -> tuple[Rules, Formula, dict[str, object], list[Request]]:
+    """A random workload that visits every feature: short of blocks, shared prefixes, several engines, transfers."""
+    random = np.random.default_rng(seed)
+    block = int(random.choice([1, 4, 16]))
+    unit = block * int(random.choice([0, 1, 2, 4]))
+    draft = int(random.choice([0, 0, 3]))
+    rules = Rules(
+        max_tokens=int(random.choice([16, 64, 300])), max_sequences=int(random.choice([1, 4, 12])), block_tokens=block,
+        batching=str(random.choice(BATCHING)), policy=str(random.choice(POLICIES)),
+        preemption=str(random.choice(PREEMPTION)), routing=str(random.choice(ROUTING)),
+        chunked=bool(random.random() < 0.8), reserve_prompt=bool(random.random() < 0.3), unit_tokens=unit,
+        draft_tokens=draft, accepted_tokens=1 + float(random.random()) * draft,
+    )  # fmt: skip
+    engines = int(random.choice([1, 1, 2, 4]))
+    prefill = int(random.integers(1, engines)) if engines > 1 and random.random() < 0.5 else 0
+    n = int(random.integers(1, 60))
+    times = np.cumsum(random.exponential(float(random.choice([0.003, 0.03, 0.3])), n))
+    inputs, outputs = random.integers(1, 120, n), random.integers(1, 40, n)
+    groups = random.integers(0, 3, n)
+    requests = []
+    for i in range(n):
+        shared = min(int(inputs[i]), int(random.integers(1, 120))) // unit if unit else 0
+        own = (int(inputs[i]) // unit if unit else 0) - shared
+        ids = [1000 * int(groups[i]) + k for k in range(shared)] + [10**6 + 1000 * i + k for k in range(own)]
+        requests.append(Request(i, float(times[i]), int(inputs[i]), int(outputs[i]), int(random.integers(0, 4)),
+                                float(random.integers(0, 3)), tuple(ids)))  # fmt: skip
+    least = -(-(int((inputs + outputs).max()) + draft) // block) + 1
+    blocks = int(least * random.choice([1, 1.5, 3, 20]))
+    loop = int(random.integers(1, 20)) if random.random() < 0.3 else 0
+    pool = {"blocks": blocks, "engines": engines, "prefill_engines": prefill, "concurrency": loop}
+    return rules, Formula(), pool, requests
+
+
+@pytest.mark.parametrize("seed", range(CASES))
+def test_same_steps_as_the_readable_engine(seed: int):
+    rules, formula, pool, requests = draw(seed)
+    token_s, transfer_s = 1e-5, 2e-4
+    table = linear_table(formula, rules)
+    ends = np.cumsum([len(r.ids) for r in requests])
+    trace = Trace(
+        chunk_of(
+            np.array([r.arrival for r in requests]), np.array([r.input for r in requests]),
+            np.array([r.output for r in requests]), user=np.array([r.user for r in requests]),
+            priority=np.array([r.priority for r in requests]), hash_ends=ends,
+            hashes=np.array([key for r in requests for key in r.ids], dtype=np.int64),
+        ), unit_tokens=rules.unit_tokens, concurrency=int(pool["concurrency"]), users=4,
+    )  # fmt: skip
+    parts: list[np.ndarray] = []
+    engines = Pool(table, int(pool["blocks"]), int(pool["engines"]), int(pool["prefill_engines"]), table,
+                   int(pool["blocks"]), 1.0, 1 / token_s, transfer_s)  # fmt: skip
+    run = simulate(trace, engines, rules, parts.append, log=True)
+    rows = np.concatenate(parts)
+    rows = rows[np.argsort(rows["id"])]
+
+    oracle = System(requests, rules, formula, transfer_token_s=token_s, transfer_s=transfer_s, **pool)
+    expected = oracle.run()
+
+    shares: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
+    for share in run.shares:
+        key = (int(share["engine"]), int(share["step"]))
+        shares.setdefault(key, []).append((int(share["request"]), int(share["new_tokens"]), int(share["past"])))
+    theirs = {(engine, step): (start, seconds, batch) for engine, step, start, seconds, batch in oracle.steps}
+    for step in run.steps:
+        key = (int(step["engine"]), int(step["step"]))
+        start, seconds, batch = theirs[key]
+        assert sorted(shares[key]) == batch, key
+        assert step["start"] == pytest.approx(start, rel=1e-9, abs=1e-12)
+        assert step["end"] - step["start"] == pytest.approx(seconds, rel=1e-6)
+    assert len(run.steps) == len(theirs)
+    assert [r.id for r in expected] == rows["id"].tolist()
+    for name in ("preemptions", "cached", "engine"):
+        assert [getattr(r, name) for r in expected] == rows[name].tolist(), name
+    for name in ("arrival", "seen", "admitted", "first", "last"):
+        assert rows[name] == pytest.approx([getattr(r, name) for r in expected], rel=1e-9, abs=1e-12), name
+
+
+def test_random_workloads_visit_every_feature():
+    """Otherwise the comparison would prove less than it says."""
+    drawn = [draw(seed) for seed in range(60)]
+    for name, values in (("batching", BATCHING), ("policy", POLICIES), ("preemption", PREEMPTION)):
+        assert {getattr(rules, name) for rules, *_ in drawn} == set(values)
+    assert any(pool["prefill_engines"] for _, _, pool, _ in drawn) and any(p["concurrency"] for _, _, p, _ in drawn)
+    assert any(rules.unit_tokens for rules, *_ in drawn) and any(rules.draft_tokens for rules, *_ in drawn)

@@ -1,0 +1,109 @@
+"""``npusim serve`` as users call it: exit codes, JSON, one line per mistake."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from npusim.cli import cli, main
+
+QUICK = ["--fidelity", "roofline", "--requests", "100"]
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(cli, ["serve", *arguments])
+    return result.exit_code, result.output
+
+
+def test_prints_what_users_feel():
+    code, text = run("h100", "llama-3.1-8b", "--arrivals", "poisson:5", "--slo", "ttft=450ms,tpot=40ms", *QUICK)
+    assert code == 0
+    for words in ("TTFT", "TPOT", "ITL", "goodput", "KV cache", "J per request", "waiting"):
+        assert words in text
+
+
+def test_json_has_units_in_its_keys():
+    code, text = run("h100", "llama-3.1-8b", "--arrivals", "closed:8", "--json", *QUICK)
+    data = json.loads(text)
+    assert code == 0 and data["requests"] == 100
+    assert set(data["ttft_s"]) == {"mean", "p50", "p90", "p95", "p99", "max"}
+    assert len(data["over_time"]["time_s"]) == len(data["over_time"]["kv_occupancy"]) > 1
+    assert run("h100", "llama-3.1-8b", "--arrivals", "closed:8", "--json", *QUICK)[1] == text
+
+
+def test_a_finding_has_exit_code_1():
+    code, text = run("h100", "llama-3.1-8b", "--chips", "1", "--slo", "ttft=1us", *QUICK)
+    assert code == 1 and "VERDICT: the SLO cannot be met" in text
+
+
+BAD = [
+    (["h100", "llama-3.1-8b", "--arrivals", "often"], 2, "--arrivals: 'often' is no arrival process"),
+    (["h100", "llama-3.1-8b", "--trace", "missing.csv"], 2, "missing.csv: cannot be read"),
+    (["h100", "llama-3.1-8b", "--input", "200000"], 2, "beyond the 131072 positions"),
+    (["h100", "llama-3.1-8b", "--speculate", "3"], 2, "--speculate"),
+    (["h100", "llama-3.1-8b", "--speculate", "2:5"], 2, "accepted_tokens"),
+    (["h100", "llama-3.1-8b", "--disaggregate", "0:1"], 2, "disaggregate"),
+    (["h100", "llama-3.1-8b", "--chips", "-3"], 2, "--chips"),
+    (["h100", "bert-large"], 2, "encoder"),
+    (["rtx-4090", "llama-3.3-70b", "--chips", "1"], 3, "does not fit"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "code", "message"), BAD)
+def test_mistakes_are_one_clear_line(arguments: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as stop:
+        main(["serve", *arguments, "--fidelity", "roofline"])
+    error = capsys.readouterr().err
+    assert stop.value.code == code
+    assert message in error and "Traceback" not in error and len(error.strip().splitlines()) == 1
+
+
+def test_measured_requests_are_fitted_and_scored(tmp_path: Path):
+    """Requests that the simulator itself has made, under other constants, are found again."""
+    import numpy as np
+
+    from npusim.chip import load_chip
+    from npusim.models import load_model
+    from npusim.serving.engine import Rules
+    from npusim.serving.load import Trace, chunk_of
+    from npusim.serving.measured import Observed, _Replay
+    from npusim.serving.steps import Constants
+
+    random, n = np.random.default_rng(0), 80
+    times = np.cumsum(random.exponential(0.1, n))
+    trace = Trace(chunk_of(times, random.integers(100, 1500, n), random.integers(20, 300, n)))
+    seen = Observed(trace, np.zeros(n), np.zeros(n), np.zeros(n))
+    truth = Constants(0.6, 0.7, 0.8, 2e-3)
+    replay = _Replay(seen, load_chip("rtx-4090"), load_model("llama-3.1-8b"), "bf16", Rules(max_sequences=64),
+                     "roofline", 1)  # fmt: skip
+    ttft, tpot, e2e = replay.times(truth, 2000)
+    lines = ["device,model,arrival_s,input_tokens,output_tokens,ttft_ms,tpot_ms,e2e_ms"]
+    for row in zip(times, trace.requests.input_tokens, trace.requests.output_tokens, 1e3 * ttft, 1e3 * tpot, 1e3 * e2e,
+                   strict=True):  # fmt: skip
+        lines.append("RTX 4090,meta-llama/Llama-3.1-8B-Instruct-X," + ",".join(str(v) for v in row))
+    lines.append("H100,Llama-3.1-8B,0,1,1,1,1,1")  # of another chip: left out
+    lines[1:] = [lines[-1], *lines[1:-1]]
+    file = tmp_path / "requests.csv"
+    file.write_text("\n".join(lines))
+    code, text = run("rtx-4090", "llama-3.1-8b", "--measured", str(file), "--max-sequences", "64", "--json", *QUICK[:2])
+    found = json.loads(text)
+    assert code == 0 and found["left_out"]["requests"] == 40
+    assert found["left_out"]["tpot_mape_pct"] < 3 and found["left_out"]["e2e_mape_pct"] < 3
+    assert found["unfitted"]["tpot_mape_pct"] > 15
+    assert found["constants"]["memory"] == pytest.approx(0.7, rel=0.1)
+
+
+def test_a_real_engine_is_met_on_requests_left_out(shared: Path):
+    """vLLM on an RTX 4090, 300 requests: TPOT within 5 %, end to end within 8 %, mean TTFT within 15 %."""
+    from npusim.serving.engine import Rules
+    from npusim.serving.measured import fit_requests
+
+    found = fit_requests(shared / "data" / "measured" / "llmservingsim" / "serving_requests.csv", "rtx-4090",
+                         "llama-3.1-8b", rules=Rules(max_sequences=128))  # fmt: skip
+    assert found.left_out.requests == 150
+    assert found.left_out.tpot_mape_pct <= 5
+    assert found.left_out.e2e_mape_pct <= 8
+    assert abs(found.left_out.ttft_mean_pct) <= 15
