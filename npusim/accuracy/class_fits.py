@@ -73,7 +73,7 @@ class _Pooled:
         for values in choices:
             fixed = {spec.name: values[spec.name] for spec in self.family.parameters if not spec.log}
             search = Search(self.family.parameters, self.predict, self.all_s, None, fixed, len(rows), 0)
-            found = search.run(rows, 1, values)[0]
+            found = search.run(rows, values)[0]
             found = settled(self.family, found, lambda each: self.predict(rows, each))
             error = float(np.mean(np.abs(np.log(self.predict(rows, found) / self.all_s[rows]))))
             if best is None or error < best[0]:
