@@ -268,7 +268,7 @@ def resolve(chip: Chip, software: str, op: str, dtype: str, extra: Iterable[Cali
 
     In this order: the chip's own document; of the same chip and dtype, another version of the software, then
     other software; class documents, learned on other chips, of the same stack before others, narrow class before
-    wide; last, another dtype of the same chip. Only the first three are of this chip and dtype and count as ``calibrated``.
+    wide; last, another dtype of the same chip. Only documents of this chip and dtype count as ``calibrated``.
 
     Args:
         chip: the hardware.
