@@ -267,8 +267,8 @@ def resolve(chip: Chip, software: str, op: str, dtype: str, extra: Iterable[Cali
     """The best document for an operator on ``chip``; None when nothing of its kind was ever measured.
 
     In this order: the chip's own document; of the same chip and dtype, another version of the software, then
-    other software; class documents, narrow class before wide, learned on other chips; last, another dtype of the
-    same chip. Only the first three are of this chip and dtype and count as ``calibrated``.
+    other software; class documents, learned on other chips, of the same stack before others, narrow class before
+    wide; last, another dtype of the same chip. Only documents of this chip and dtype count as ``calibrated``.
 
     Args:
         chip: the hardware.
@@ -284,12 +284,15 @@ def resolve(chip: Chip, software: str, op: str, dtype: str, extra: Iterable[Cali
         best = min(same, key=lambda c: _distance(c, software, op))
         exact = c_key(best) == (software.lower(), op.lower())
         return Match(best, "calibrated", "" if exact else f"fitted on {best.op} rows of {best.software}")
-    for name in chip_classes(chip):
-        learned = [c for c in _available(name, "class", extra) if _same_op(c.op, op)]
-        learned = [c for c in learned if dtype_key(c.dtype) == dtype_key(dtype)]
-        if learned:
-            best = min(learned, key=lambda c: _distance(c, software, op))
-            return Match(best, "transferred", f"learned on {', '.join(best.chips)}")
+    # Stacks differ by more than generations do (launch, quantisation kernels), so the same stack comes first.
+    for same_stack in (True, False):
+        for name in chip_classes(chip):
+            learned = [c for c in _available(name, "class", extra) if _same_op(c.op, op)]
+            learned = [c for c in learned if dtype_key(c.dtype) == dtype_key(dtype)]
+            learned = [c for c in learned if not same_stack or stack(c.software) == stack(software)]
+            if learned:
+                best = min(learned, key=lambda c: _distance(c, software, op))
+                return Match(best, "transferred", f"learned on {', '.join(best.chips)}")
     if own:
         best = min(own, key=lambda c: _distance(c, software, op))
         return Match(best, "transferred", f"fitted on {best.dtype} rows of {best.software}")
