@@ -180,9 +180,7 @@ def fit_rows(family: Family, chip: Chip, op: str, dtype: str, rows: Rows, *, fol
     found = attempt(3, seed)
     if not found.converged:
         found = attempt(8, seed + 1)
-    sample = np.unique(np.linspace(0, len(latency_s) - 1, SEARCH_ROWS).round().astype(int))
-    some = {name: column[sample] for name, column in dims.items()}
-    values = settled(family, found.parameters, lambda values: family.seconds(chip, dtype, some, values).time_s)
+    values = settled(family, found.parameters, lambda values: family.seconds(chip, dtype, dims, values).time_s)
     spans = {n: span if values[n] == found.parameters[n] else (values[n],) * 2 for n, span in found.intervals.items()}
     return replace(found, parameters=values, intervals=spans)
 
