@@ -46,6 +46,7 @@ def test_there_are_commands():
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_run(command: str, tmp_path: Path):
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
     done = run(shlex.split(command), tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
