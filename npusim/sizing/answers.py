@@ -16,6 +16,7 @@ from npusim.sizing.quantities import METRICS
 from npusim.sizing.targets import Judge, Judgement
 
 TOLERANCE = 1e-3  # width of the bracket
+_SHAPE = ("core.matrix.rows", "core.matrix.cols", "core.matrix.arrays")
 _SCALES = [2.0 ** (i / 4) for i in range(-24, 25)]  # 1/64 to 64, coarse steps
 
 
@@ -146,8 +147,9 @@ class Sensitivity:
 def sensitivities(judge: Judge, chip: Chip, step: float = 0.05, paths: Iterable[str] = ()) -> list[Sensitivity]:
     """Elasticity of every metric to every figure of ``chip`` that has a number, the largest first.
 
-    Whole numbers move by one at least. A figure that cannot move alone (another one contradicts it) is left out, and
-    so are metrics that have no value.
+    Whole numbers move by one at least. The engine's rates follow its shape (rows, columns, arrays): multipliers are
+    what an array is made of. A figure that cannot move alone (another one contradicts it) is left out, and so are
+    metrics that have no value.
     """
     found = []
     everything = {name for name, value in judge.judge(chip).metrics.items() if value is not None}
@@ -160,7 +162,7 @@ def sensitivities(judge: Judge, chip: Chip, step: float = 0.05, paths: Iterable[
         low = min(round(value / (1 + step)), value - 1) if whole else value / (1 + step)
         high = max(round(value * (1 + step)), value + 1) if whole else value * (1 + step)
         try:
-            down, up = (judge.judge(chip.replace({path: end})).metrics for end in (low or value, high))
+            down, up = (judge.judge(_moved(chip, path, end / value)).metrics for end in (low or value, high))
         except NpuError:
             continue
         pairs = {name: (down.get(name), up.get(name)) for name in METRICS if name in everything}
@@ -174,3 +176,14 @@ def sensitivities(judge: Judge, chip: Chip, step: float = 0.05, paths: Iterable[
                         {name: a for name, (a, _) in known.items()}, {name: b for name, (_, b) in known.items()})
         )  # fmt: skip
     return sorted(found, key=lambda s: (-max(map(abs, s.elasticity.values()), default=0.0), s.path))
+
+
+def _moved(chip: Chip, path: str, ratio: float) -> Chip:
+    """The chip with one figure, and the rates that follow from it, times ``ratio``."""
+    value = chip.paths()[path]
+    assert isinstance(value, (int, float))
+    changes: dict[str, object] = {path: round(value * ratio) if isinstance(value, int) else value * ratio}
+    if path in _SHAPE and chip.core.matrix is not None:
+        rates = chip.core.matrix.flops_per_cycle
+        changes |= {f"core.matrix.flops_per_cycle.{name}": rate * ratio for name, rate in rates.items()}
+    return chip.replace(changes)
