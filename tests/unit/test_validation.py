@@ -60,7 +60,7 @@ def test_every_row_is_priced_or_counted(tmp_path: Path, toy: Chip):
         "toy,lab,moe_ffn,bf16,10,10,10,,,,,,,5,topk=2\n",
         "toy,lab,gemm,,10,10,10,,,,,,,5,\n",
     )
-    found = validate([file], chip=toy, fidelity="roofline")
+    found = validate([file], chip=toy, calibration="none", fidelity="roofline")
     assert (found.rows, found.priced) == (4, 1)
     assert found.unpriced == {
         "no operator of npusim computes 'sort'": 1,
@@ -75,7 +75,7 @@ def test_every_row_is_priced_or_counted(tmp_path: Path, toy: Chip):
 def test_a_shape_out_of_range_does_not_cost_the_others_their_price(tmp_path: Path, toy: Chip):
     bad = "toy,lab,attention_decode,bf16/kv_bf16,,,,1,{heads},4,64,1,100,5,\n"
     file = rows_of(tmp_path, *(bad.format(heads=h) for h in (4, 8, 2**41, 16)))
-    found = validate([file], chip=toy, fidelity="roofline")
+    found = validate([file], chip=toy, calibration="none", fidelity="roofline")
     assert found.priced == 3
     assert sum(found.unpriced.values()) == 1
 
