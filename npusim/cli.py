@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from npusim.kperf_suite import KPerf
     from npusim.workload import Workload
 
+power_cap_option = click.option(
+    "--power-cap", is_flag=True, help="Lower the clock until the average power fits the TDP (bottom-up energy)."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object (SI units in the keys).")
 set_option = click.option(
     "--set",
@@ -146,6 +149,7 @@ def _tp(text: str | None) -> int | None:
 @click.option("--out", metavar="DIR", help="Also write kperf.xlsx, kperf.html, kperf.csv and kperf.json there.")
 @click.option("--baseline", is_flag=True, help="With --set: the chip as its file has it beside the changed one.")
 @click.option("--all", "full", is_flag=True, help="Print every row instead of the representative ones.")
+@power_cap_option
 @set_option
 @json_option
 def kperf(
@@ -158,6 +162,7 @@ def kperf(
     out: str | None,
     baseline: bool,
     full: bool,
+    power_cap: bool,
     overrides: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -174,8 +179,9 @@ def kperf(
     names = precisions or chosen.precisions
     with _progress(len(loaded) * len(nets) * len(names), "pricing") as step:
         result = kperf_suite.kperf(
-            loaded, suite=chosen, models=nets, precisions=names, tp=_tp(tp), fidelity=fidelity, progress=step
-        )
+            loaded, suite=chosen, models=nets, precisions=names, tp=_tp(tp), fidelity=fidelity, progress=step,
+            power_cap=power_cap,
+        )  # fmt: skip
     if as_json:
         _print_json(result.to_dict())
     else:
@@ -243,6 +249,7 @@ def _colour() -> bool:
 )
 @click.option("--mappings", metavar="FILE", help="Use these mappings of matrix operators instead of the search.")
 @click.option("--save-mappings", metavar="FILE", help="Write the mappings in use, to change and give back.")
+@power_cap_option
 @set_option
 @json_option
 def estimate(
@@ -253,6 +260,7 @@ def estimate(
     mapping: str | None,
     mappings: str | None,
     save_mappings: str | None,
+    power_cap: bool,
     overrides: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -268,9 +276,13 @@ def estimate(
 
     work = parse_workload(workload)
     if mapping is not None:
-        if any(x is not None for x in (tp, fidelity, mappings, save_mappings)):
+        if power_cap or any(x is not None for x in (tp, fidelity, mappings, save_mappings)):
             raise InputError(
-                Problem("a mapping is replayed on one chip", "--mapping", allowed="no --fidelity, --tp, --mappings")
+                Problem(
+                    "a mapping is replayed on one chip",
+                    "--mapping",
+                    allowed="no --fidelity, --tp, --mappings, --power-cap",
+                )
             )
         _replay(work, _chip(chip, overrides), mapping, as_json)
         return
@@ -282,6 +294,10 @@ def estimate(
         from npusim.mapping import save_mappings as save
 
         save(cost.mappings, save_mappings)
+    if power_cap:
+        from npusim.cost.power import at_power_limit
+
+        cost = at_power_limit(cost)
     if as_json:
         _print_json(_cost_dict(cost))
     else:
@@ -304,6 +320,7 @@ def _cost_dict(cost: Cost) -> dict[str, Any]:
     from npusim.kperf_suite import chip_notes
     from npusim.report.cost_table import workload_notes
 
+    power = {} if cost.power is None else {"power": cost.power.to_dict()}
     return {
         "chip": cost.chip.name,
         "workload": cost.workload.name,
@@ -318,8 +335,9 @@ def _cost_dict(cost: Cost) -> dict[str, Any]:
         "flops": float(cost.flops),
         "dram_bytes": float(cost.dram_bytes),
         "energy_j": None if cost.energy_j is None else float(cost.energy_j),
+        **power,
         "ops": cost.table(),
-        "notes": [*chip_notes(cost.chip, cost.fidelity), *workload_notes(cost)],
+        "notes": [*chip_notes(cost.chip, cost.fidelity, bool(power)), *workload_notes(cost)],
     }
 
 

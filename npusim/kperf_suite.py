@@ -210,6 +210,7 @@ def kperf(
     tp: int | None = None,
     fidelity: str = "roofline",
     progress: Callable[[str], None] | None = None,
+    power_cap: bool = False,
 ) -> KPerf:
     """Predicts the K-Perf table of one or several chips.
 
@@ -221,6 +222,8 @@ def kperf(
         tp: tensor-parallel degree (None: the smallest that fits, per model and precision).
         fidelity: which cost model prices the steps.
         progress: called with a label after each (chip, model, precision).
+        power_cap: lower the clock of each step until its power fits the TDP (``npusim.cost.power``); rows
+            then carry the clock shares and USD per million tokens, and power comes from the bottom-up energy family.
 
     Raises:
         InputError: unknown names or bad values. Rows that do not fit are rows, not errors.
@@ -237,12 +240,12 @@ def kperf(
     notes: dict[str, None] = dict.fromkeys(chosen.assumptions)
     costs: dict[tuple[str, str, str], tuple[Cost, Cost]] = {}
     for label, one in zip(chip_labels(chips), chips, strict=True):
-        notes.update(dict.fromkeys(chip_notes(one, fidelity)))
+        notes.update(dict.fromkeys(chip_notes(one, fidelity, power_cap)))
         for model in nets:
             if not model.causal:
                 raise InputError(Problem(f"'{model.name}' is an encoder: it has no decode step", "model"))
             for name, fmt in formats.items():
-                case = _Case(label, one, model, name, fmt, chosen, fidelity, tp)
+                case = _Case(label, one, model, name, fmt, chosen, fidelity, tp, power_cap)
                 rows += case.rows()
                 notes.update(dict.fromkeys(case.notes()))
                 if case.sample is not None:
@@ -310,7 +313,7 @@ def assumed_note(chip: Chip) -> str:
     return f"assumed figures: {', '.join(assumed)}." if assumed else ""
 
 
-def chip_notes(chip: Chip, fidelity: str = "roofline") -> list[str]:
+def chip_notes(chip: Chip, fidelity: str = "roofline", power_cap: bool = False) -> list[str]:
     """What a reader of this chip's figures must know: assumed figures, overrides, what is not modelled."""
     notes = []
     assumed = assumed_note(chip)
@@ -327,7 +330,12 @@ def chip_notes(chip: Chip, fidelity: str = "roofline") -> list[str]:
     if chip.power.tdp_w is None:
         notes.append(f"{chip.name}: no TDP is known, so there is no power figure.")
     constants = energy.energies(chip)
-    if constants is not None:
+    if power_cap:
+        notes.append(
+            f"{chip.name}: power by events at public constants (bottom-up, docs/power-area-cost.md); the clock of each "
+            "step is lowered until its average power fits the TDP."
+        )
+    elif constants is not None:
         notes.append(
             f"{chip.name}: power by the simple model: {constants.static_w:.0f} W static while working, "
             "the rest per FLOP and byte."
@@ -376,6 +384,7 @@ class _Case:
     suite: Suite
     fidelity: str
     asked_tp: int | None
+    power_cap: bool = False
     sample: tuple[Cost, Cost] | None = None
 
     def notes(self) -> list[str]:
@@ -463,7 +472,7 @@ class _Case:
         )
         steps = outputs - 1
         works = _steps(self.model, self.fmt, tp, *(tuple(column.tolist()) for column in (inputs, outputs, c)))
-        first, step = (estimate(work, self.chip, self.fidelity) for work in works.steps)
+        first, step = (self._step_cost(work) for work in works.steps)
         weight = works.weight
         self.sample = (first, step)
 
@@ -494,6 +503,15 @@ class _Case:
             row["bound_decode"] = bounds[1][index] if row["output_tokens"] > 1 else None
             row["mlperf_limits_met"] = self._limits(row)
 
+    def _step_cost(self, work: Workload) -> Cost:
+        """A step's cost, at the clock where its power fits when that was asked for."""
+        cost = estimate(work, self.chip, self.fidelity)
+        if not self.power_cap:
+            return cost
+        from npusim.cost.power import at_power_limit
+
+        return at_power_limit(cost)
+
     def _utilisation(
         self,
         first: Cost,
@@ -513,10 +531,21 @@ class _Case:
             "mfu": flops / (loop * tp * peak),
             "mbu": moved / (loop * tp * self.chip.memory.bandwidth_bytes_per_s),
         }
+        if first.power is not None and step.power is not None:
+            result["clock_share_prefill"] = np.broadcast_to(first.power.clock_share, c.shape)
+            result["clock_share_decode"] = mean(step.power.clock_share)
         if first.energy_j is not None:
             joules = c * first.energy_j + steps * mean(step.energy_j)
             result |= {"avg_power_w": joules / loop, "tokens_per_j": c * (steps + 1) / joules}
+        if first.power is not None:
+            result["usd_per_mtoken"] = self._usd_per_mtoken(c * (steps + 1) / loop, joules / loop, tp)
         return result
+
+    def _usd_per_mtoken(self, tokens_per_s: np.ndarray, power_w: np.ndarray, tp: int) -> np.ndarray:
+        """Cost of a million output tokens at the constants of ``npusim.cost.money``."""
+        from npusim.cost.money import chip_cost_usd, usd_per_mtoken
+
+        return np.asarray(usd_per_mtoken(tokens_per_s, chip_cost_usd(self.chip).total_usd, power_w, tp).usd)
 
     def _limits(self, row: dict[str, Any]) -> list[str] | None:
         limits = self.suite.mlperf_limits.get(self.model.name)

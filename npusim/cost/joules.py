@@ -8,7 +8,7 @@ and link energies from their own sources (``catalog/technology/public.yaml``). P
   for a whole row of it and moves a partial sum once per column, a tensor core reads both tiles of an instruction from
   registers, a dot engine reads the stationary operand for every product;
 * ``vector``: element-wise operations; each on-chip level by the bytes that pass it; ``fabric``: main-memory bytes
-  across the die; ``dram``; ``link``.
+  across the die (and through a GPU's load instructions); ``dram``; ``link``.
 
 Standing power: ``leakage`` of logic and memories, ``clock`` (tree and ungated pipelines, while the chip works) and
 ``interfaces`` (SerDes that never sleep, DRAM standby).
@@ -136,7 +136,7 @@ def _from_events(chip: Chip, constants: Technology) -> Joules:
         operand_flop_j=feed,
         vector_op_j=table.vector_op_pj * _PJ * node * table.overhead,
         level_byte_j={name: power.sram_byte_j or _level_j(chip, name, constants) * node for name in chip.levels},
-        fabric_byte_j=0.0 if kind == "sram" else table.on_die_pj_per_bit * 8 * _PJ * node,
+        fabric_byte_j=_fabric_j(chip, kind, node, constants),
         dram_byte_j=power.dram_byte_j or dram,
         link_byte_j=power.link_byte_j or 0.0,
         leakage_w=leakage,
@@ -182,6 +182,13 @@ def _level_j(chip: Chip, name: str, constants: Technology) -> float:
     level = chip.levels[name]
     across = 0.0 if level.scope == "core" else constants.energy.on_die_pj_per_bit * 8 * _PJ
     return constants.sram_access_j_per_byte(level.capacity_bytes) + across
+
+
+def _fabric_j(chip: Chip, memory: str, node: float, constants: Technology) -> float:
+    """Joules per main-memory byte across the die; on a GPU also what its cores spend to load it."""
+    across = 0.0 if memory == "sram" else constants.energy.on_die_pj_per_bit * 8 * node
+    loaded = constants.energy.gpu_delivery_pj_per_byte if chip.category == "gpu" else 0.0
+    return (across + loaded) * _PJ
 
 
 def _standing_w(chip: Chip, area: Area, constants: Technology) -> tuple[float, float]:

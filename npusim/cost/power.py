@@ -11,14 +11,16 @@ and settle at two clocks. At a share s of the nominal clock:
 * resources of the core domain take 1 / s times as long, DRAM, links and fixed overheads as long as before.
 
 An operator takes max over its resources, plus what no resource explains, as before. Power falls with s, so the largest
-s that fits is found by bisection. ``docs/power-area-cost.md`` explains and checks all of it.
+s that fits is found by bisection. Where even the lowest clock draws too much (memory and links do not slow down), the
+chip pauses, its clock gated, until the average fits. ``docs/power-area-cost.md`` explains and checks all of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from functools import reduce
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,14 +30,13 @@ from npusim.errors import Problem, Unavailable
 from npusim.ops import Dim
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from npusim.cost.result import Cost, OpCost
 
+# What no busy resource explains: set-up, launch and pipeline ends keep their length.
+_REST = "overhead"
 # Resources that keep their own clocks.
-FIXED_RESOURCES = ("dram", "link", "overhead")
-_BISECTIONS = 50
-_SLOWEST = 1e-4  # share of the nominal clock below which a regulator would have stopped the chip
+FIXED_RESOURCES = ("dram", "link", _REST)
+_BISECTIONS = 40  # the clock share is found to 1e-12
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,16 @@ class PowerCapped:
     def binds(self) -> Dim:
         """Where the limit lowered the clock."""
         return np.asarray(self.clock_share) < 1.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object of scalar dimensions; joules are of one chip."""
+        return {
+            "family": self.family,
+            "limit_w": self.limit_w,
+            "clock_share": float(self.clock_share),
+            "power_w_per_chip": float(self.power_w),
+            "parts_j_per_chip": {name: float(value) for name, value in self.parts.items()},
+        }
 
 
 def voltage(clock_share: Dim, law: Clocking) -> Dim:
@@ -127,16 +138,12 @@ def capped(
                 "power.tdp",
             )
         )
-    events, step = _events(cost, found), _Step(cost)
-
-    def power(share: np.ndarray) -> np.ndarray:
-        time_s = step.seconds(share)
-        return _ratio(sum(_parts(events, found, law, share, time_s).values()), time_s)
-
-    full = np.ones(step.shape)
-    over = power(full) > limit
-    share = np.where(over, _bisect(power, limit, step.shape), full) if np.any(over) else full
-    return _settled(cost, step, events, found, law, share, limit)
+    step = _Step(cost, found, law)
+    share = np.ones(step.shape)
+    over = step.power(share) > limit
+    if np.any(over):
+        share = step.largest_share(limit, over)
+    return _settled(step, share, limit, least_w)
 
 
 def at_power_limit(cost: Cost, limit_w: float | None = None, family: str = "bottom-up") -> Cost:
@@ -152,41 +159,89 @@ def _ratio(energy_j: Dim, time_s: Dim) -> np.ndarray:
     return average
 
 
-def _bisect(power: Callable[[np.ndarray], np.ndarray], limit: float, shape: tuple[int, ...]) -> np.ndarray:
-    """The largest clock share whose power is within the limit; power rises with it."""
-    low, high = np.full(shape, _SLOWEST), np.ones(shape)
-    for _ in range(_BISECTIONS):
-        middle = (low + high) / 2
-        fits = power(middle) <= limit
-        low, high = np.where(fits, middle, low), np.where(fits, high, middle)
-    return low
-
-
 class _Step:
-    """Times of a step's operators as functions of the clock share."""
+    """Times and joules of a step as functions of the clock share."""
 
-    def __init__(self, cost: Cost) -> None:
-        self.cost = cost
+    def __init__(self, cost: Cost, constants: Joules, law: Clocking) -> None:
+        self.cost, self.constants, self.law = cost, constants, law
         self.shape = np.shape(np.asarray(cost.time_s))
-        self.ops = []
-        for op in cost.ops:
-            core = [s for name, s in op.seconds.items() if name not in FIXED_RESOURCES]
-            fixed = [s for name, s in op.seconds.items() if name in FIXED_RESOURCES and name != "overhead"]
-            core_s = np.maximum.reduce([np.broadcast_to(s, self.shape) for s in core]) if core else np.zeros(self.shape)
-            fixed_s = (
-                np.maximum.reduce([np.broadcast_to(s, self.shape) for s in fixed]) if fixed else np.zeros(self.shape)
-            )
-            # Set-up, launch and pipeline ends: what no busy resource explains keeps its length.
-            rest_s = np.maximum(op.time_s - np.maximum(core_s, fixed_s), 0.0)
-            self.ops.append((core_s, fixed_s, rest_s))
+        self.events = _events(cost, constants)
+        self.ops = [self._resources(op) for op in cost.ops]
+
+    def _resources(self, op: OpCost) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Busy seconds at the core's clock, at other clocks, and what no busy resource explains."""
+
+        def slowest(scaled: bool) -> np.ndarray:
+            busy = [s for name, s in op.seconds.items() if (name not in FIXED_RESOURCES) == scaled and name != _REST]
+            return np.asarray(reduce(np.maximum, busy, np.zeros(self.shape)))
+
+        core, fixed = slowest(True), slowest(False)
+        return core, fixed, np.maximum(op.time_s - np.maximum(core, fixed), 0.0)
 
     def op_seconds(self, share: np.ndarray) -> list[np.ndarray]:
-        """Seconds of every operator at a clock share."""
-        return [np.maximum(core / share, fixed) + rest for core, fixed, rest in self.ops]
+        """Seconds of every operator at a clock share; exactly those of the cost at the nominal clock."""
+        return [
+            np.where(share < 1.0, np.maximum(core / share, fixed) + rest, op.time_s)
+            for op, (core, fixed, rest) in zip(self.cost.ops, self.ops, strict=True)
+        ]
 
     def seconds(self, share: np.ndarray) -> np.ndarray:
-        """Seconds of the step, host time included."""
-        return np.asarray(sum(self.op_seconds(share), np.zeros(self.shape)) + self.cost.host_s)
+        """Seconds of the step, host time included; never below those of the cost."""
+        slowed = sum(self.op_seconds(share), np.zeros(self.shape)) + self.cost.host_s
+        return np.where(share < 1.0, np.maximum(slowed, self.cost.time_s), self.cost.time_s)
+
+    def parts(self, share: Dim, time_s: Dim) -> dict[str, Dim]:
+        """Joules of one chip by part."""
+        return _parts(self.events, self.constants, self.law, share, time_s)
+
+    def power(self, share: np.ndarray) -> np.ndarray:
+        """Average W of one chip."""
+        time_s = self.seconds(share)
+        return _ratio(sum(self.parts(share, time_s).values()), time_s)
+
+    def largest_share(self, limit: float, over: np.ndarray) -> np.ndarray:
+        """The clock share of every element: 1, or where ``over`` the largest whose power is within the limit.
+
+        Power rises with the clock, so bisection finds it, down to the lowest clock. Operators and parts are summed
+        up beforehand: this runs for a hundred thousand points of a sweep.
+        """
+        core, fixed, rest = (np.stack([np.broadcast_to(op[i], self.shape)[over] for op in self.ops]) for i in range(3))
+        rest_s = rest.sum(axis=0) + self.cost.host_s
+        split = {True: np.zeros(rest_s.shape), False: np.zeros(rest_s.shape)}
+        for name, value in self.events.items():
+            split[name in FIXED_PARTS] += np.broadcast_to(value, self.shape)[over]
+        found = self.constants
+        low, high = np.full(rest_s.shape, self.law.lowest_clock), np.ones(rest_s.shape)
+        for _ in range(_BISECTIONS):
+            middle = (low + high) / 2
+            time_s = np.maximum(core / middle, fixed).sum(axis=0) + rest_s
+            squared = voltage(middle, self.law) ** 2
+            standing_w = (found.leakage_w + found.clock_w * middle) * squared + found.interfaces_w
+            fits = split[False] * squared + split[True] + standing_w * time_s <= limit * time_s
+            low, high = np.where(fits, middle, low), np.where(fits, high, middle)
+        share = np.ones(self.shape)
+        share[over] = low
+        return share
+
+
+def _settled(step: _Step, share: np.ndarray, limit: float, idle_w: float) -> PowerCapped:
+    """The step at its clock; where even the lowest draws too much, pauses bring the average down to the limit."""
+    time_s = step.seconds(share)
+    parts = step.parts(share, time_s)
+    excess_j = np.maximum(sum(parts.values()) - limit * time_s, 0.0)
+    pause_s = np.where(share > step.law.lowest_clock, 0.0, excess_j / (limit - idle_w))
+    parts["leakage"] = parts["leakage"] + step.constants.leakage_w * step.law.voltage_floor**2 * pause_s
+    parts["interfaces"] = parts["interfaces"] + step.constants.interfaces_w * pause_s
+    busy_s = time_s - step.cost.host_s
+    stretch = 1.0 + np.divide(pause_s, busy_s, out=np.zeros(step.shape), where=busy_s > 0)
+    ops = tuple(
+        _at(op, share, seconds, stretch) for op, seconds in zip(step.cost.ops, step.op_seconds(share), strict=True)
+    )
+    time_s, total = time_s + pause_s, sum(parts.values())
+    return PowerCapped(
+        ops, _plain(time_s), _plain(share), _plain(_ratio(total, time_s)), _plain(total * step.cost.chips),
+        {name: _plain(value) for name, value in parts.items()}, limit, step.constants.family,
+    )  # fmt: skip
 
 
 def _events(cost: Cost, constants: Joules) -> dict[str, Dim]:
@@ -207,25 +262,12 @@ def _parts(events: dict[str, Dim], constants: Joules, law: Clocking, share: Dim,
     return parts
 
 
-def _settled(
-    cost: Cost, step: _Step, events: dict[str, Dim], constants: Joules, law: Clocking, share: np.ndarray, limit: float
-) -> PowerCapped:  # fmt: skip
-    ops = tuple(_at(op, share, s) for op, s in zip(cost.ops, step.op_seconds(share), strict=True))
-    time_s = np.maximum(step.seconds(share), cost.time_s)
-    parts = _parts(events, constants, law, share, time_s)
-    total = sum(parts.values())
-    return PowerCapped(
-        ops, _plain(time_s), _plain(share), _plain(_ratio(total, time_s)), _plain(total * cost.chips),
-        {name: _plain(value) for name, value in parts.items()}, limit, constants.family,
-    )  # fmt: skip
-
-
 def _plain(value: Dim) -> Dim:
     """A float where the dimensions are scalar."""
     return value if np.ndim(value) else float(value)
 
 
-def _at(op: OpCost, share: np.ndarray, time_s: np.ndarray) -> OpCost:
-    """An operator at a clock share."""
+def _at(op: OpCost, share: np.ndarray, time_s: np.ndarray, stretch: np.ndarray) -> OpCost:
+    """An operator at a clock share, its part of the pauses included."""
     slower = {name: s if name in FIXED_RESOURCES else s / share for name, s in op.seconds.items()}
-    return replace(op, seconds=slower, time_s=_plain(time_s))
+    return replace(op, seconds=slower, time_s=_plain(time_s * stretch))

@@ -42,6 +42,7 @@ class EnergyTable(Spec):
     sram_access_pj: dict[str, Number]
     register_pj_per_byte: Amount
     on_die_pj_per_bit: Amount
+    gpu_delivery_pj_per_byte: Amount
     dram_pj_per_bit: dict[str, Number]
     serdes_pj_per_bit: Amount
     host_pj_per_bit: Amount

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from npusim.cost import Cost
+from npusim.cost.power import PowerCapped
 from npusim.kperf_suite import chip_notes, fit_note
 from npusim.report.text import columns
 from npusim.units import show
@@ -27,10 +28,27 @@ def render(cost: Cost) -> str:
     energy = cost.energy_j
     if energy is not None and cost.time_s > 0:
         lines.append(f"energy {show(energy, 'J')}, {show(energy / cost.time_s, 'W')} on average, all chips")
+    lines += [_power(cost.power)] if cost.power is not None else []
     lines += ["", *_operators(cost), "", "Notes"]
     return "\n".join(
-        [*lines, *(f"- {note}" for note in [*chip_notes(cost.chip, cost.fidelity), *workload_notes(cost)])]
+        [
+            *lines,
+            *(
+                f"- {note}"
+                for note in [*chip_notes(cost.chip, cost.fidelity, cost.power is not None), *workload_notes(cost)]
+            ),
+        ]
     )
+
+
+def _power(power: PowerCapped) -> str:
+    """The clock that fits, and where the joules of one chip go."""
+    limit = f"limit {power.limit_w:.4g} W per chip"
+    clock = f"clock lowered to {power.clock_share:.1%} of nominal" if power.binds else "nominal clock"
+    total = sum(power.parts.values())
+    shares = sorted(((float(j), name) for name, j in power.parts.items()), reverse=True)
+    parts = ", ".join(f"{name} {j / total:.0%}" for j, name in shares if j >= 0.005 * total)
+    return f"{power.power_w:.4g} W per chip, {limit}: {clock}; {power.family} energy: {parts}"
 
 
 def workload_notes(cost: Cost) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 from npusim import chip as chips
 from npusim import kperf_suite, models, yamlio
 from npusim.errors import InputError, Problem, did_you_mean
+from npusim.report import silicon
 from npusim.report.format import figure
 from npusim.report.text import columns, wrap
 from npusim.report.view import figures
@@ -125,6 +126,7 @@ def _describe_chip(chip: chips.Chip) -> dict[str, Any]:
         "peaks_flops_per_s": chip.peaks_flops_per_s,
         "sram_bytes": chip.sram_bytes,
         "figures": rows,
+        "silicon": silicon.to_dict(chip),
         "sources": dict(chip.sources),
         "notes": list(chip.notes),
     }
@@ -171,6 +173,7 @@ def render_description(data: dict[str, Any], width: int) -> str:
         indent = " " * (2 + max(map(len, table)))
         for line, note in zip(table, notes, strict=True):
             lines.append(wrap(f"{line.ljust(len(indent))}{note}", max(width, len(indent) + 40), indent).rstrip())
+        lines += ["", *silicon.render(data["silicon"])]
         lines += ["", *(wrap(f"{key}: {text}", width, "  ") for key, text in data["sources"].items())]
     else:
         shown = {k: v for k, v in data.items() if isinstance(v, (int, str)) and k not in ("kind", "title", "name")}
