@@ -84,6 +84,7 @@ def _sweep_text(found: Sweep, file: str) -> str:
 @click.option("--target", "targets", multiple=True, required=True, metavar="TEXT",
               help='Such as "llama-3.3-70b fp8 2048/2048 tpot<=20ms concurrency>=64"; repeatable.')  # fmt: skip
 @click.option("--vary", multiple=True, metavar="PATH=VALUES", help="4,6,8 or 4TB/s..9TB/s:6[:log].")
+@click.option("--derive", multiple=True, metavar="PATH=EXPR", help="Such as memory.capacity=memory.stacks*36e9.")
 @click.option("--max-power", metavar="W", help="Power of one chip, such as '600 W'.")
 @click.option("--max-area", metavar="MM2", help="Silicon of one chip, such as '800 mm2'.")
 @click.option("--max-cost", metavar="USD", help="One packaged chip, such as '9000 USD'.")
@@ -111,6 +112,7 @@ def size(targets: tuple[str, ...], as_json: bool, **options: Any) -> None:
             raise InputError(Problem(f"'{name}' is better the other way round", wanted, allowed=f"{wanted} {name}"))
     found = sizes.size(
         options["chip"], targets, vary=options["vary"], limits=limits,
+        derived=dict(map(sizes.parse_derived, options["derive"])),
         objectives=(*options["least"], *options["most"]) or ("cost",), fidelity=options["fidelity"],
         power=options["power"], trials=options["trials"], seed=options["seed"],
     )  # fmt: skip
