@@ -29,8 +29,8 @@ from npusim.kperf_suite import kperf
 from npusim.report import view
 from npusim.sizing import answers
 from npusim.sizing.quantities import constraint
-from npusim.sizing.sizes import Sizing, size, varied
-from npusim.sizing.targets import Judge, Judgement, parse_target
+from npusim.sizing.sizes import Neighbour, Sizing, size, varied
+from npusim.sizing.targets import Judge, Judgement, parse_target, pinned
 
 BASE = "npu-2pf"
 # The K-Perf models in fp8. Limits are those of MLPerf's interactive scenarios (TTFT and TPOT at the 99th percentile
@@ -50,20 +50,20 @@ SPACE: dict[str, list[Any]] = {
     "core.matrix.rows": [64, 128],
     "peak_pflops": [1, 1.5, 2, 2.5, 3, 3.5],
     "levels.l2.capacity": [64 * MIB, 256 * MIB],
-    "l1_total": [128 * MIB, 256 * MIB],
+    "l1_mib": [128, 256],
     "memory.stacks": [4, 6, 8],
     "power.tdp": [350, 500, 650, 800],
 }
 QUICK: dict[str, list[Any]] = SPACE | {
     "peak_pflops": [2, 3],
-    "l1_total": [256 * MIB],
+    "l1_mib": [256],
     "memory.stacks": [4, 6],
     "power.tdp": [500, 650],
 }
 # Asked of the recommended design alone.
 MORE: dict[str, list[Any]] = SPACE | {
     "core.matrix.rows": [32, 64, 128, 256],
-    "l1_total": [64 * MIB, 128 * MIB, 256 * MIB],
+    "l1_mib": [64, 128, 256],
     "levels.l2.capacity": [8 * MIB, 64 * MIB, 256 * MIB],
     "memory.stacks": [4, 5, 6, 7, 8],
     "power.tdp": [350, 500, 650, 800, 1000],
@@ -81,7 +81,7 @@ DERIVED = {
     "core.matrix.flops_per_cycle.fp4": "4 * rate",
     "core.matrix.flops_per_cycle.fp32": "rate / 8",
     "core.vector.lanes": "round(peak_pflops * 32768 / cores)",
-    "levels.l1.capacity": "l1_total / cores",
+    "levels.l1.capacity": "l1_mib * 1048576 / cores",
     "levels.l1.bytes_per_cycle": "rate / 16",
     "dma.engines": "cores",
     "dma.bytes_per_cycle": "8192 / cores",
@@ -89,7 +89,7 @@ DERIVED = {
     "memory.bandwidth": "memory.stacks * 1.1776e12",
     "die_to_die.bandwidth": "memory.bandwidth / 2",
 }
-PRODUCTS = ("h100", "rebel-quad", "rngd", "b200")
+PRODUCTS = ("h100", "rebel-quad", "rngd", "b200", BASE)
 NEAR = 1.10  # designs this close to the cheapest are on the short list
 SHORT = 12
 
@@ -209,11 +209,21 @@ def what_if(base: Chip, found: Sizing, listed: Sequence[int], cases: Mapping[str
 
 
 def existing(name: str, scenario: Scenario) -> dict[str, Any]:
-    """A product on the same services, at the best fidelity its description allows; die limits are for designs."""
+    """A product on the same services."""
+    fidelity, verdict = _existing(name, scenario)
+    data = {"fidelity": fidelity} | told(verdict)
+    area = ns.load_chip(name).area
+    if area is not None and area.die_mm2 is not None:
+        data["metrics"] |= {"die_mm2": area.die_mm2}  # what its makers state
+    return data
+
+
+def _existing(name: str, scenario: Scenario) -> tuple[str, Judgement]:
+    """At the best fidelity its description allows; die limits are for designs."""
     chip = ns.load_chip(name)
     asked = scenario(chip)
     fidelity = "roofline" if chip.missing("tile") else asked.fidelity
-    return {"fidelity": fidelity} | told(replace(asked, limits=(), fidelity=fidelity).judge(chip))
+    return fidelity, replace(asked, limits=(), fidelity=fidelity).judge(chip)
 
 
 def regrets(table: Mapping[str, Mapping[str, Any]], listed: Iterable[int]) -> dict[int, float]:
@@ -244,19 +254,20 @@ def one_at_a_time(base: Chip, found: Sizing, chosen: Mapping[str, Any]) -> list[
 
 
 def counter_examples(base: Chip, found: Sizing, chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """Where more is slower: bigger arrays at the same peak, and a bigger chip under a power limit."""
+    """Where more is slower: bigger arrays at the same peak, a bigger chip under a power limit; chips as chosen."""
+    verdict = judge().judge(design(base, chosen, found))
     arrays = []
     for edge in (32, 64, 128, 256):
         chip = design(base, {**chosen, "core.matrix.rows": edge, "power.tdp": 5000}, found)
         row: dict[str, Any] = {"edge": edge, "cores": chip.cores}
         for fidelity in ("tile", "roofline"):
-            row[fidelity] = told(judge(fidelity).judge(chip))["services"]
+            row[fidelity] = told(pinned(judge(fidelity), verdict).judge(chip))["services"]
         arrays.append(row)
     limited = []
     for watts in (300, 350, 5000):
         for peak in (1, 2, 3):
             chip = design(base, {**chosen, "peak_pflops": peak, "power.tdp": watts}, found)
-            limited.append({"tdp_w": watts, "peak_pflops": peak} | told(judge().judge(chip)))
+            limited.append({"tdp_w": watts, "peak_pflops": peak} | told(pinned(judge(), verdict).judge(chip)))
     return {"arrays": arrays, "power": limited}
 
 
@@ -300,13 +311,15 @@ def study(quick: bool, note: Any = lambda text: None) -> tuple[dict[str, Any], S
     worst = regrets(table, listed)
     best = min(worst, key=lambda i: worst[i])
     chosen = found.candidates[best].parameters
-    chip, asked = design(base, chosen, found), judge()
+    chip = design(base, chosen, found)
+    asked = pinned(judge(), found.candidates[best].verdict)
     note("inverse answers, elasticities")
     least = tuple(answers.least(asked, knob) for knob in answers.knobs(chip)) if not quick else ()
     moved = tuple(answers.sensitivities(asked, chip)) if not quick else ()
-    found = replace(found, best=best, least=least, sensitivities=moved)
+    shown = tuple(Neighbour(name, ns.load_chip(name).title, *_existing(name, now)) for name in PRODUCTS)
+    found = replace(found, best=best, least=least, sensitivities=moved, neighbours=shown)
     data: dict[str, Any] = {
-        "base": {"name": BASE} | chip_facts(base) | told(asked.judge(base)),
+        "base": {"name": BASE} | chip_facts(base) | told(judge().judge(base)),
         "sizing": _compact(found),
         "cheapest": min((i for i in listed), key=lambda i: table["as assumed"][str(i)] or 1e9),
         "short_list": [{"index": i, "parameters": found.candidates[i].parameters, "worst_regret": worst[i]}
@@ -331,7 +344,8 @@ def _compact(found: Sizing) -> dict[str, Any]:
             reasons[text] = reasons.get(text, 0) + 1
     front = [{"index": i, "parameters": found.candidates[i].parameters} | told(found.candidates[i].verdict)
              for i in found.front]  # fmt: skip
-    data["sensitivities"] = data["sensitivities"][:24]
+    kept = ("path", "value", "low", "high", "elasticity")
+    data["sensitivities"] = [{key: one[key] for key in kept} for one in data["sensitivities"][:24]]
     return data | {
         "front": front, "designs": len(found.candidates),
         "feasible": sum(item.verdict.feasible for item in found.candidates), "reasons": reasons,

@@ -18,7 +18,7 @@ from npusim.sizing.bill import POWER
 from npusim.sizing.expressions import Expression
 from npusim.sizing.plan import Values, parameter_values
 from npusim.sizing.quantities import HIGHER_IS_BETTER, Constraint, metric
-from npusim.sizing.targets import Judge, Judgement, check_limits, parse_target
+from npusim.sizing.targets import Judge, Judgement, check_limits, parse_target, pinned
 
 GRID = 2_000  # designs; larger spaces are searched
 NEIGHBOURS = 8
@@ -70,7 +70,7 @@ class Sizing:
         knee: index of the one in the bend of the front; None without a front.
         best: index of the feasible design with the best first objective; None when none is feasible.
         neighbours: existing chips, nearest first.
-        least: inverse answers for the best design (the base chip when none is feasible).
+        least: inverse answers for the best design (the base chip when none is feasible), on as many chips as it takes.
         sensitivities: of the same design.
     """
 
@@ -243,11 +243,12 @@ def size(
     bend = int(front[fronts.knee(table[front])]) if front.size else None
     chosen = base if best is None else varied(base, candidates[best].parameters, follow)
     anchor = None if best is None else candidates[best].verdict
+    fixed = pinned(judge, anchor) if anchor else judge
     return Sizing(
         base, judge, names, space, method, tuple(candidates), tuple(int(i) for i in front), bend, best,
         _neighbours(judge, names, anchor or judge.judge(base)) if neighbours else (),
-        tuple(answers.least(judge, knob) for knob in answers.knobs(chosen)) if inverse else (),
-        tuple(answers.sensitivities(judge, chosen)) if sensitivity else (), follow,
+        tuple(answers.least(fixed, knob) for knob in answers.knobs(chosen)) if inverse else (),
+        tuple(answers.sensitivities(fixed, chosen)) if sensitivity else (), follow,
     )  # fmt: skip
 
 

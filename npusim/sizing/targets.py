@@ -7,7 +7,7 @@ output tokens, served as K-Perf serves them, keep to both limits. ``share=0.3`` 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -201,6 +201,13 @@ class Judge:
             metrics |= {"avg_power_w": power, "power_w": power / tp, "tokens_per_j": c * t.outputs / total_j,
                         "usd_per_mtoken": None if usd is None else float(usd)}  # fmt: skip
         return metrics, slowest
+
+
+def pinned(judge: Judge, verdict: Judgement) -> Judge:
+    """The same question on as many chips as ``verdict`` took, so that a lesser figure is not made up for by chips."""
+    chips = [metrics.get("chips") for metrics in verdict.by_target]
+    targets = (replace(t, tp=int(n)) if n else t for t, n in zip(judge.targets, chips, strict=True))
+    return replace(judge, targets=tuple(targets))
 
 
 def _degrees(chip: Chip, t: Target) -> list[tuple[int, float]]:
