@@ -120,6 +120,7 @@ def _sweep_text(found: Sweep, file: str) -> str:
 @click.option("--power", default="capped", show_default=True, metavar="capped|bottom-up|tdp",
               help="Model of power; 'capped' lowers the clock until the TDP is kept.")  # fmt: skip
 @click.option("--trials", type=int, default=300, show_default=True, help="Designs judged where the space is large.")
+@click.option("--only-designs", is_flag=True, help="No existing chips, inverse answers and elasticities: faster.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of that search.")
 @_report
 @_plots
@@ -135,11 +136,13 @@ def size(targets: tuple[str, ...], as_json: bool, **options: Any) -> None:
         if (metric(name) in HIGHER_IS_BETTER) == (name in options["least"]):
             wanted = "--maximise" if name in options["least"] else "--minimise"
             raise InputError(Problem(f"'{name}' is better the other way round", wanted, allowed=f"{wanted} {name}"))
+    more = not options["only_designs"]
     found = sizes.size(
         options["chip"], targets, vary=options["vary"], limits=limits,
         derived=dict(map(sizes.parse_derived, options["derive"])),
         objectives=(*options["least"], *options["most"]) or ("cost",), fidelity=options["fidelity"],
         power=options["power"], trials=options["trials"], seed=options["seed"],
+        neighbours=more, inverse=more, sensitivity=more,
     )  # fmt: skip
     if options["reports"] or options["plots"]:
         from npusim.report import sizing_view

@@ -157,8 +157,10 @@ class Pricer:
         suite = self._suites.setdefault(first.suite, load_suite(first.suite))
         asked = None if first.tp == "auto" else first.tp
         model = changed_model(first.model, first.changes)
-        result = kperf(chip, suite=suite, models=[model], precisions=[first.precision], tp=asked,
-                       fidelity=self.plan.fidelity)  # fmt: skip
+        result = kperf(
+            chip, suite=suite, models=[model], precisions=[first.precision], tp=asked, fidelity=self.plan.fidelity,
+            power_cap=self.plan.power == "capped",
+        )  # fmt: skip
         by_case = {(r["input_tokens"], r["output_tokens"], r["concurrency_level"]): r for r in result.rows}
         rows = [by_case[case.tokens, case.output, str(case.batch)] for case in cases]
         made: dict[str, Any] = {

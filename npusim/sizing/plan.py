@@ -109,7 +109,7 @@ class Plan:
         name: for reports.
         chip: the base chip.
         fidelity: ``roofline`` or ``tile``.
-        power: how power is modelled, one of ``bill.POWER``; K-Perf rows are priced from the TDP.
+        power: how power is modelled, one of ``bill.POWER``; K-Perf rows know no ``bottom-up``.
         parameters: name → values, SI.
         derived: name → expression, in the order they are evaluated.
         constraints: what designs and points have to keep to.
@@ -192,8 +192,15 @@ class Plan:
         for values in itertools.product(*self.case_axes.values()):
             known: dict[str, Any] = dict(zip(self.case_axes, values, strict=True))
             for name, expression in self.derived.items():
-                if name not in self._of_design:
-                    known[name] = expression.value(known)
+                if name in self._of_design:
+                    continue
+                mixed = sorted(used for used in expression.names if used in self._of_design or used[:5] == "chip.")
+                if mixed:
+                    what = f"'{name}' is the same for every chip, so it cannot depend on '{mixed[0]}'"
+                    raise InputError(
+                        Problem(what, "derived", allowed="parameters of models and serving, and names of your own")
+                    )
+                known[name] = expression.value(known)
             found += self._cases_of(known)
         return tuple(dict.fromkeys(found))
 
@@ -238,6 +245,8 @@ def _make(document: yamlio.Document) -> Plan:
     constraints = _constraints(read.constraints, parameters, derived, document, problems)
     if not read.workloads and read.suite is None:
         problems.append(document.problem((), "nothing to price", "'workloads' or a 'suite' of K-Perf rows"))
+    if read.suite is not None and read.power == "bottom-up":
+        problems.append(document.problem(("power",), "K-Perf rows have no bottom-up power", "capped, or tdp"))
     if problems:
         raise InputError(problems)
     plan = Plan(

@@ -12,7 +12,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import sqlite3
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -121,8 +123,9 @@ class Store:
             except sqlite3.OperationalError as error:
                 if "unable to open" not in str(error) and "readonly" not in str(error):
                     raise
-                # A write-ahead log needs a writable folder; the file alone can be read all the same.
-                db = sqlite3.connect(f"{uri}?immutable=1", uri=True)
+                # A write-ahead log needs a writable folder: a copy, log included, has one.
+                db.close()
+                db = sqlite3.connect(self._copied(), timeout=10)
             return db
         db = sqlite3.connect(self.path, timeout=10, isolation_level=None)
         db.execute("PRAGMA journal_mode=WAL")
@@ -135,6 +138,13 @@ class Store:
         db.execute("BEGIN IMMEDIATE")
         db.execute("COMMIT")
         return db
+
+    def _copied(self) -> Path:
+        self._copy = tempfile.TemporaryDirectory(prefix="npusim-")
+        for suffix in ("", "-wal"):
+            if os.path.exists(self.path + suffix):
+                shutil.copyfile(self.path + suffix, Path(self._copy.name) / f"copy.db{suffix}")
+        return Path(self._copy.name) / "copy.db"
 
     def close(self) -> None:
         """Closes the file."""

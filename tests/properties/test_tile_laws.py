@@ -166,6 +166,7 @@ def test_one_array_without_overlap_is_the_closed_form(toy: Chip):
             assert tile.tile_cycles(one, "bf16", m, n, k) == expected
 
 
+@pytest.mark.usefixtures("fixed_dram")
 def test_a_gemm_by_hand(toy: Chip):
     """One core-sized tile per core. 40 × 50 × 64, array 20 × 25 (ws): 4 cores, tiles of 20 × 25, one step of 64.
 

@@ -114,6 +114,7 @@ class TestDask:
         assert mark.exists()
         assert stores[0].dump() == stores[1].dump()
 
+    @pytest.mark.skipif(not SOAK, reason="many workers have to die")
     def test_a_design_that_kills_every_worker_is_marked(self):
         plan = PLAN | {"parameters": {"chip.cores": [16, poisons.POISON, 64]}}
         found = sweep(plan, executor="dask", workers=2, work=poisons.killing)

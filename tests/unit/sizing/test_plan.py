@@ -105,6 +105,8 @@ def test_a_suite_is_its_rows():
         ({"constraints": ["area"]}, "is not a constraint"),
         ({"derived": {"a": "b + 1", "b": "a"}}, "need one another"),
         ({"derived": {"a": "__import__('os')"}}, "function"),
+        ({"derived": {"serving.batch": "chip.cores * 2"}, "parameters": {"chip.cores": [64]}}, "same for every chip"),
+        ({"power": "bottom-up", "suite": {}}, "K-Perf rows have no bottom-up power"),
         ({"derived": {"a": "nothing * 2"}}, "unknown parameter 'nothing'"),
         ({"workloads": []}, "nothing to price"),
         ({"workloads": [STEP | {"model": "llama-3.1-9b"}]}, "did you mean"),

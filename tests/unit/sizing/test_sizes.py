@@ -103,9 +103,9 @@ def test_a_search_comes_close_to_the_grid_and_repeats_itself(monkeypatch, object
             "clock": {"from": 0.5e9, "to": 1.2e9, "count": 8}}  # fmt: skip
     best = size("npu-2pf", TEXT, vary=vary, objectives=objectives, **QUIET)
     monkeypatch.setattr(sizes, "GRID", 10)
-    runs = [size("npu-2pf", TEXT, vary=vary, objectives=objectives, trials=60, **QUIET) for _ in range(2)]
+    runs = [size("npu-2pf", TEXT, vary=vary, objectives=objectives, trials=40, **QUIET) for _ in range(2)]
     assert runs[0].method == method and runs[0].to_dict() == runs[1].to_dict()
-    assert len(runs[0].candidates) <= 60
+    assert len(runs[0].candidates) <= 40
     cost = [run.candidates[run.best].verdict.metrics["cost_usd"] for run in (best, runs[0])]
     assert cost[0] <= cost[1] <= 1.05 * cost[0]
 
