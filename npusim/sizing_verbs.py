@@ -10,8 +10,23 @@ import click
 from npusim.errors import InputError, Problem
 
 if TYPE_CHECKING:
+    from npusim.report.sizing_view import Board
     from npusim.sizing.sizes import Sizing
     from npusim.sizing.sweeps import Progress, Sweep
+
+
+_report = click.option("--report", "reports", multiple=True, metavar="FILE.html|FILE.xlsx",
+                       help="Write a self-contained page or a workbook; repeatable.")  # fmt: skip
+_plots = click.option("--plots", metavar="DIR", help="Write the charts as SVG and PNG.")
+
+
+def _write(board: Board, reports: tuple[str, ...], plots: str | None) -> None:
+    from npusim.report import sizing_files
+
+    for path in reports:
+        sizing_files.write_report(board, path)
+    if plots:
+        sizing_files.write_plots(board, plots)
 
 
 @click.command()
@@ -26,12 +41,16 @@ if TYPE_CHECKING:
     "--workers", type=click.IntRange(1, 4096), default=2, show_default=True, help="Of a pool or local cluster."
 )
 @click.option("--cluster", default="local", show_default=True, metavar="local|tcp://HOST:PORT", help="Dask scheduler.")
+@click.option("--objective", "objectives", multiple=True, metavar="METRIC", help="An axis of the report's front.")
+@_report
+@_plots
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
 @click.option("--acknowledge", is_flag=True, help="Print the key of every design once its results are on disk.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object (SI units in the keys).")
 def sweep(
     plan: str, store: str | None, exports: tuple[str, ...], only_export: bool, executor: str, workers: int,
-    cluster: str, quiet: bool, acknowledge: bool, as_json: bool,
+    cluster: str, objectives: tuple[str, ...], reports: tuple[str, ...], plots: str | None, quiet: bool,
+    acknowledge: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Price every design of a plan; an interrupted sweep goes on where it stopped.
 
@@ -59,6 +78,10 @@ def sweep(
     found = sweeps.sweep(plan, store=file, executor=executor, workers=workers, cluster=cluster, progress=show)
     for target in exports:
         sweeps.export(found.rows(), target)
+    if reports or plots:
+        from npusim.report import sizing_view
+
+        _write(sizing_view.of_sweep(found, objectives), reports, plots)
     if as_json:
         click.echo(json.dumps(found.to_dict(), indent=1, allow_nan=False))
     elif not acknowledge:
@@ -84,6 +107,7 @@ def _sweep_text(found: Sweep, file: str) -> str:
 @click.option("--target", "targets", multiple=True, required=True, metavar="TEXT",
               help='Such as "llama-3.3-70b fp8 2048/2048 tpot<=20ms concurrency>=64"; repeatable.')  # fmt: skip
 @click.option("--vary", multiple=True, metavar="PATH=VALUES", help="4,6,8 or 4TB/s..9TB/s:6[:log].")
+@click.option("--derive", multiple=True, metavar="PATH=EXPR", help="Such as memory.capacity=memory.stacks*36e9.")
 @click.option("--max-power", metavar="W", help="Power of one chip, such as '600 W'.")
 @click.option("--max-area", metavar="MM2", help="Silicon of one chip, such as '800 mm2'.")
 @click.option("--max-cost", metavar="USD", help="One packaged chip, such as '9000 USD'.")
@@ -98,6 +122,8 @@ def _sweep_text(found: Sweep, file: str) -> str:
 @click.option("--trials", type=int, default=300, show_default=True, help="Designs judged where the space is large.")
 @click.option("--only-designs", is_flag=True, help="No existing chips, inverse answers and elasticities: faster.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of that search.")
+@_report
+@_plots
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object (SI units in the keys).")
 def size(targets: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Find the chip that reaches a service target at the least cost, and what the target needs of it."""
@@ -113,10 +139,15 @@ def size(targets: tuple[str, ...], as_json: bool, **options: Any) -> None:
     more = not options["only_designs"]
     found = sizes.size(
         options["chip"], targets, vary=options["vary"], limits=limits,
+        derived=dict(map(sizes.parse_derived, options["derive"])),
         objectives=(*options["least"], *options["most"]) or ("cost",), fidelity=options["fidelity"],
         power=options["power"], trials=options["trials"], seed=options["seed"],
         neighbours=more, inverse=more, sensitivity=more,
     )  # fmt: skip
+    if options["reports"] or options["plots"]:
+        from npusim.report import sizing_view
+
+        _write(sizing_view.of_sizing(found), options["reports"], options["plots"])
     click.echo(json.dumps(found.to_dict(), indent=1, allow_nan=False) if as_json else _size_text(found))
     if not as_json:
         found.require_any()

@@ -146,9 +146,11 @@ def capped(
     return _settled(step, share, limit, least_w)
 
 
-def at_power_limit(cost: Cost, limit_w: float | None = None, family: str = "bottom-up") -> Cost:
+def at_power_limit(
+    cost: Cost, limit_w: float | None = None, family: str = "bottom-up", technology: Technology | None = None
+) -> Cost:
     """The cost at the clock where its power fits: slower operators, and the energy they take. See ``capped``."""
-    settled = capped(cost, limit_w, family)
+    settled = capped(cost, limit_w, family, technology)
     return replace(cost, ops=settled.ops, time_s=settled.time_s, power=settled)
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, model_validator
 
@@ -150,6 +151,23 @@ class Technology(Spec):
     def provenance(self) -> dict[str, Provenance]:
         """Source and status of every figure, by dotted path."""
         return {yamlio.dotted(path): found for path, found in self._provenance.items()}
+
+    def replace(self, changes: Mapping[str, object]) -> Technology:
+        """Other constants: dotted path → number (``{"price.memory_usd_per_gb.hbm": 20.0}``), checked as a file is.
+
+        Raises:
+            InputError: unknown path or a value out of range.
+        """
+        data = self.model_dump()
+        for path, value in changes.items():
+            *heads, last = path.split(".")
+            table: Any = data
+            for head in heads:
+                table = table.get(head) if isinstance(table, dict) else None
+            if not isinstance(table, dict) or last not in table:
+                raise InputError(Problem(f"unknown constant '{path}'", "technology"))
+            table[last] = value
+        return yamlio.validate(Technology, data, yamlio.Document(data, "technology"))
 
     def node(self, node_nm: float) -> Node:
         """The node of a feature size; between two entries interpolated on logarithmic scales.

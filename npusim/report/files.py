@@ -79,7 +79,19 @@ def write_reports(kperf: KPerf, out_dir: str | os.PathLike[str], formats: Iterab
     for name in chosen:
         if name not in RENDERERS:
             raise unknown_name("report format", str(name), RENDERERS, "formats")
-    contents = {f"{STEM}.{name}": RENDERERS[name](kperf) for name in chosen}
+    return write_files(out_dir, {f"{STEM}.{name}": RENDERERS[name](kperf) for name in chosen})
+
+
+def write_files(out_dir: str | os.PathLike[str], contents: dict[str, bytes]) -> list[Path]:
+    """Writes files into a folder, all or none; the folder is created, its parent must exist.
+
+    Args:
+        out_dir: the folder.
+        contents: name → bytes.
+
+    Raises:
+        InputError: a folder that cannot be written.
+    """
     folder = Path(out_dir)
     try:
         return _write_all(folder, contents)

@@ -6,15 +6,13 @@ so that nothing else could run even if an escape were missing.
 
 from __future__ import annotations
 
-import base64
-import hashlib
-from collections.abc import Callable, Iterable, Sequence
-from string import Template
+from collections.abc import Callable, Sequence
 
 from npusim import units
 from npusim.kperf_suite import COLUMNS, KPerf, assumed_note
 from npusim.report import compare, format, plots, view
-from npusim.report.svg import asset, escape
+from npusim.report import html_parts as html
+from npusim.report.svg import escape
 
 CARD_KEYS = ("ttft_s", "tpot_s", "tokens_per_s", "mfu", "mbu", "tokens_per_j")
 COMPARED_KEYS = ("ttft_s", "tpot_s", "tokens_per_s", "tokens_per_s_per_chip", "tokens_per_j")
@@ -30,50 +28,11 @@ def render(kperf: KPerf) -> str:
     sections += [(f"model-{i}", name, _model(kperf, chips, name, f"model-{i}")) for i, name in enumerate(models)]
     sections.append(("all", "All rows", _all_rows(kperf, chips)))
     sections += [(f"chip-{i}", f"Chip {one.label}", _chip(one)) for i, one in enumerate(chips)]
-    sections += [("definitions", "Definitions", _definitions()), ("notes", "Notes", _list(kperf.notes))]
-    script = asset("page.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    sections += [("definitions", "Definitions", _definitions()), ("notes", "Notes", html.listed(kperf.notes))]
     fit = f"{len(kperf.fitting)} of {len(kperf.rows)} rows fit"
     about = (f"Suite {kperf.suite.name}", kperf.suite.title, f"fidelity {kperf.fidelity}", fit)
-    return Template(asset("page.html")).substitute(
-        title=escape("K-Perf prediction: " + ", ".join(one.chip.title for one in chips)),
-        subtitle=escape(" · ".join(part for part in about if part)),
-        nav="".join(f'<li><a href="#{key}">{escape(name)}</a></li>' for key, name, _ in sections),
-        main="\n".join(_section(*section) for section in sections),
-        style="\n".join(map(asset, ("colours.css", "chart.css", "page.css"))),
-        script=script, script_hash=f"sha256-{digest}",
-    )  # fmt: skip
-
-
-def _section(key: str, name: str, body: str) -> str:
-    return f'<section id="{key}"><h2>{escape(name)}</h2>\n{body}</section>'
-
-
-# -- building blocks -----------------------------------------------------------------------------------
-
-
-def _list(items: Iterable[str]) -> str:
-    return "<ul>" + "".join(f"<li>{escape(item)}</li>" for item in items) + "</ul>"
-
-
-def _head(cells: Iterable[tuple[str, str, bool]]) -> str:
-    """A table head from (heading, unit, numeric)."""
-    parts = []
-    for heading, unit, numeric in cells:
-        small = f"<small>{escape(unit)}</small>" if unit else ""
-        kind = ' class="n"' if numeric else ""
-        parts.append(f'<th scope="col"{kind}>{escape(heading)}{small}</th>')
-    return f"<thead><tr>{''.join(parts)}</tr></thead>"
-
-
-def _td(text: str, numeric: bool = True) -> str:
-    return f'<td class="n">{escape(text)}</td>' if numeric else f"<td>{escape(text)}</td>"
-
-
-def _figure(title: str, chart: str | None, caption: str = "") -> str:
-    drawing = chart or '<p class="hint">Nothing to draw: no row with figures.</p>'
-    small = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-    return f"<figure><h4>{escape(title)}</h4>{drawing}{small}</figure>"
+    title = "K-Perf prediction: " + ", ".join(one.chip.title for one in chips)
+    return html.document(title, " · ".join(part for part in about if part), sections)
 
 
 # -- sections ------------------------------------------------------------------------------------------
@@ -86,7 +45,7 @@ def _overview(kperf: KPerf, chips: Sequence[view.ChipRows], models: Sequence[str
     reference = "/".join(map(str, view.reference_length(kperf.rows)))
     intro = (f'<p class="hint">Input/output {reference} tokens; C is the number of concurrent requests, '
              "max the largest that fits. All lengths are under All rows.</p>")  # fmt: skip
-    cards = "".join(_card(kperf, chips, model) for model in models)
+    cards = "".join(card(kperf, chips, model) for model in models)
     return f'{banner}{intro}<div class="cards{" one" if len(chips) > 1 else ""}">{cards}</div>'
 
 
@@ -97,12 +56,13 @@ def _banner(kperf: KPerf, chips: Sequence[view.ChipRows]) -> str:
         assumed = assumed_note(one.chip)
         first.append(f"{one.label}: {assumed}" if assumed else f"{one.label}: no figure of the chip file is assumed.")
     count = f"All {len(kperf.notes)} assumptions and notes"
-    more = f"<details><summary>{count}</summary>{_list(kperf.notes)}</details>"
+    more = f"<details><summary>{count}</summary>{html.listed(kperf.notes)}</details>"
     text = f"<strong>ASSUMPTION</strong> Predictions of the {escape(kperf.fidelity)} model, not measurements."
-    return f'<div class="assumption" role="note">{text}{_list(first)}{more}</div>'
+    return f'<div class="assumption" role="note">{text}{html.listed(first)}{more}</div>'
 
 
-def _card(kperf: KPerf, chips: Sequence[view.ChipRows], model: str) -> str:
+def card(kperf: KPerf, chips: Sequence[view.ChipRows], model: str) -> str:
+    """Headline rows of a model."""
     many = len(chips) > 1
     head = [("Precision", "", False), *([("Chip", "", False), ("Chips", "", True)] if many else []), ("C", "", True)]
     head += [(format.HEADING[key], format.UNIT[key], True) for key in CARD_KEYS]
@@ -112,18 +72,19 @@ def _card(kperf: KPerf, chips: Sequence[view.ChipRows], model: str) -> str:
         for index, (chip, row) in enumerate(found):
             size = "" if many else f"<small>{format.chips(row['tp'])}</small>"
             lead = "" if index else f'<th scope="rowgroup" rowspan="{len(found)}">{escape(precision)}{size}</th>'
-            lead += _td(chip.label, False) + _td(str(row["tp"])) if many else ""
+            lead += html.td(chip.label, False) + html.td(str(row["tp"])) if many else ""
             body.append(_card_row(lead, row, last=index == len(found) - 1))
-    return f'<div class="card"><h3>{escape(model)}</h3><table>{_head(head)}<tbody>{"".join(body)}</tbody></table></div>'
+    table = f"<table>{html.head(head)}<tbody>{''.join(body)}</tbody></table>"
+    return f'<div class="card"><h3>{escape(model)}</h3>{table}</div>'
 
 
 def _card_row(lead: str, row: view.Row, *, last: bool) -> str:
     kind = " ".join(name for name, on in (("misfit", not row["fits"]), ("last", last)) if on)
     start = f'<tr class="{kind}">' if kind else "<tr>"
-    lead += _td(format.concurrency(row))
+    lead += html.td(format.concurrency(row))
     if not row["fits"]:
         return f'{start}{lead}<td colspan="{len(CARD_KEYS)}">{escape(row["note"])}</td></tr>'
-    return f"{start}{lead}{''.join(_td(format.cell(key, row[key])) for key in CARD_KEYS)}</tr>"
+    return f"{start}{lead}{''.join(html.td(format.cell(key, row[key])) for key in CARD_KEYS)}</tr>"
 
 
 def _comparison(kperf: KPerf, chips: Sequence[view.ChipRows]) -> str:
@@ -145,21 +106,24 @@ def _comparison(kperf: KPerf, chips: Sequence[view.ChipRows]) -> str:
         lead += f'<td{span} class="n">{inputs}/{outputs}</td>'
         for index, label, row in shown:
             body.append(_compared("" if index else lead, label, row, joined, index))
-    chart = _figure("Ratio at the largest concurrency", plots.ratios(kperf),
+    chart = html.figure("Ratio at the largest concurrency", plots.ratios(kperf),
                     f"Right of 1x is better than {first}. Each chip at its own largest concurrency.")  # fmt: skip
-    table = f'<div class="scroll"><table class="tight">{_head(head)}<tbody>{"".join(body)}</tbody></table></div>'
+    table = f'<div class="scroll"><table class="tight">{html.head(head)}<tbody>{"".join(body)}</tbody></table></div>'
     return (f'{chart}<p class="hint">Ratios are to {escape(first)} under the same condition; max joins with max, '
             f"whatever the concurrency. For TTFT and TPOT less is better.</p>{table}")  # fmt: skip
 
 
 def _compared(lead: str, label: str, row: view.Row, joined: compare.Joined, index: int) -> str:
-    cells = [lead, _td(label, False), _td(str(row["tp"])), _td(format.concurrency(row))]
+    cells = [lead, html.td(label, False), html.td(str(row["tp"])), html.td(format.concurrency(row))]
     if not row["fits"]:
         return (
             f'<tr class="misfit">{"".join(cells)}<td colspan="{2 * len(COMPARED_KEYS)}">{escape(row["note"])}</td></tr>'
         )
     for key in COMPARED_KEYS:
-        cells += [_td(format.cell(key, row[key])), _td(format.ratio(joined.ratio(key, index)) if index else "")]
+        cells += [
+            html.td(format.cell(key, row[key])),
+            html.td(format.ratio(joined.ratio(key, index)) if index else ""),
+        ]
     return f"<tr>{''.join(cells)}</tr>"
 
 
@@ -176,19 +140,19 @@ def _model(kperf: KPerf, chips: Sequence[view.ChipRows], model: str, key: str) -
         ("Time to first token", plots.ttft, "One prompt on an idle system."),
         ("Efficiency", plots.efficiency, f"Input/output {reference} tokens; output tokens per joule of all chips."),
     )  # fmt: skip
-    figures = "".join(_figure(title, draw(chips, model), caption) for title, draw, caption in charts)
+    figures = "".join(html.figure(title, draw(chips, model), caption) for title, draw, caption in charts)
     precisions = [str(name) for name in view.unique(kperf.rows, "precision")]
     ids = [(f"{key}-t{i}", f"{key}-p{i}", name) for i, name in enumerate(precisions)]
     tabs = "".join(f'<button type="button" role="tab" id="{tab}" aria-controls="{panel}">{escape(name)}</button>'
                    for tab, panel, name in ids)  # fmt: skip
     panels = "".join(f'<div role="tabpanel" id="{panel}" aria-labelledby="{tab}">'
-                     + "".join(_inside(kperf, chip, model, name, len(chips) > 1) for chip in chips) + "</div>"
+                     + "".join(inside(kperf, chip, model, name, len(chips) > 1) for chip in chips) + "</div>"
                      for tab, panel, name in ids)  # fmt: skip
     choose = f'<div class="tabs" role="tablist" aria-label="Precision, {escape(model)}" hidden>{tabs}</div>'
     return f'<div class="pair">{figures}</div><h3>What bounds it</h3>{choose}{panels}'
 
 
-def _inside(kperf: KPerf, chip: view.ChipRows, model: str, precision: str, named: bool) -> str:
+def inside(kperf: KPerf, chip: view.ChipRows, model: str, precision: str, named: bool) -> str:
     """Roofline, bounds and operators of one case."""
     rows = chip.case(model, precision)
     row = view.nearest_fitting(rows, view.middle_level(rows)) if rows else None
@@ -204,15 +168,15 @@ def _inside(kperf: KPerf, chip: view.ChipRows, model: str, precision: str, named
     bars = [view.phase(kperf, chip, one, "prefill") for one in view.by_input(rows)]
     bars += [view.phase(kperf, chip, one, "decode") for one in view.at_reference(rows)]
     stacked = plots.bounds([one for one in bars if one is not None])
-    left = _figure(f"{title}Roofline, {precision}", plots.roofline(chip, shown), caption)
+    left = html.figure(f"{title}Roofline, {precision}", plots.roofline(chip, shown), caption)
     decode = "" if row["output_tokens"] == 1 else f"Decode: mean step at {format.lengths(row)}. "
-    right = _figure(f"{title}Share of time by bound, {precision}", stacked,
+    right = html.figure(f"{title}Share of time by bound, {precision}", stacked,
                     f"{decode}Right: time of the prompt or step.")  # fmt: skip
     return f'<div class="pair wide">{left}<div>{right}{_operators(shown)}</div></div>'
 
 
 def _operators(phases: Sequence[view.Phase]) -> str:
-    head = _head(
+    head = html.head(
         [
             ("Operator", "", False),
             ("Share", "%", True),
@@ -231,8 +195,9 @@ def _operators(phases: Sequence[view.Phase]) -> str:
 def _operator(op: view.Operator) -> str:
     intensity = format.number(op.flops / op.dram_bytes) if op.dram_bytes and op.flops else "-"
     rate = units.show(op.flops / op.time_s, "FLOP/s") if op.flops and op.time_s else "-"
-    return (f'<tr><th scope="row">{escape(op.name)}</th>{_td(f"{op.share:.1%}".rstrip("%"))}{_td(op.bound, False)}'
-            f"{_td(intensity)}{_td(rate)}</tr>")  # fmt: skip
+    share = html.td(f"{op.share:.1%}".rstrip("%"))
+    cells = f"{share}{html.td(op.bound, False)}{html.td(intensity)}{html.td(rate)}"
+    return f'<tr><th scope="row">{escape(op.name)}</th>{cells}</tr>'
 
 
 def _all_rows(kperf: KPerf, chips: Sequence[view.ChipRows]) -> str:
@@ -242,15 +207,9 @@ def _all_rows(kperf: KPerf, chips: Sequence[view.ChipRows]) -> str:
     body = "\n".join(_row(chip.label, row, keys) for chip in chips for row in chip.rows)
     choices = {key: [one.label for one in chips] if key == "chip" else [str(v) for v in view.unique(kperf.rows, key)]
                for key in ("chip", "model", "precision", "concurrency_level") if key in keys}  # fmt: skip
-    selects = "".join(_select(_heading(key), str(keys.index(key)), names) for key, names in choices.items())
-    selects += _select("Fits", "fits", ["yes", "no"])
-    words = '<input id="words" type="search" placeholder="words, e.g. 2048 dram" autocomplete="off">'
-    return (f'<div class="filters"><label>Filter{words}</label>'
-            f'{selects}<span id="count" class="hint" aria-live="polite">{len(kperf.rows)} rows</span></div>'
-            '<p class="hint screen">Click a heading to sort, again to reverse.</p>'
-            '<div class="tall" tabindex="0" role="region" aria-label="All rows">'
-            f'<table id="rows"><thead><tr>{head}</tr></thead>'
-            f"<tbody>\n{body}\n</tbody></table></div>")  # fmt: skip
+    selects = "".join(html.select(_heading(key), str(keys.index(key)), names) for key, names in choices.items())
+    selects += html.select("Fits", "fits", ["yes", "no"])
+    return html.filters(selects, len(kperf.rows), "2048 dram") + html.all_rows(head, body, "All rows")
 
 
 def _heading(key: str) -> str:
@@ -258,10 +217,7 @@ def _heading(key: str) -> str:
 
 
 def _sortable(key: str) -> str:
-    unit = format.UNIT.get(key, "")
-    small = f"<small>{escape(unit)}</small>" if unit else ""
-    kind = ' class="n"' if _numeric(key) else ""
-    return f'<th scope="col" aria-sort="none"{kind}><button type="button">{escape(_heading(key))}{small}</button></th>'
+    return html.sortable(_heading(key), format.UNIT.get(key, ""), numeric=_numeric(key))
 
 
 def _numeric(key: str) -> bool:
@@ -282,13 +238,6 @@ def _row(label: str, row: view.Row, keys: Sequence[str]) -> str:
     return f"<tr{kind}>{''.join(cells)}</tr>"
 
 
-def _select(name: str, column: str, values: Sequence[str]) -> str:
-    options = "".join(f'<option value="{escape(value)}">{escape(value)}</option>' for value in values)
-    return (
-        f'<label>{escape(name)}<select data-column="{column}"><option value="">all</option>{options}</select></label>'
-    )
-
-
 def _chip(one: view.ChipRows) -> str:
     chip = one.chip
     about = ", ".join(part for part in (chip.vendor, chip.category) if part)
@@ -302,11 +251,11 @@ def _chip(one: view.ChipRows) -> str:
     if chip.power.tdp_w:
         derived.append(("TDP", units.show(chip.power.tdp_w, "W")))
     facts = "<dl>" + "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in derived) + "</dl>"
-    head = _head(
+    head = html.head(
         [("Figure", "", False), ("Value", "", False), ("Status", "", False), ("Source", "", False), ("Note", "", False)]
     )
     body = "".join(_fact(figure) for figure in view.figures(chip))
-    notes = _list(chip.notes) if chip.notes else ""
+    notes = html.listed(chip.notes) if chip.notes else ""
     return (f'<p class="sub">{escape(chip.title)}{escape(f" ({about})" if about else "")}</p>{facts}{notes}'
             f'<p class="hint">Highlighted: assumed by us or overridden. Default: not stated by the chip file.</p>'
             f'<div class="scroll"><table class="wrap">{head}<tbody>{body}</tbody></table></div>')  # fmt: skip
@@ -315,7 +264,7 @@ def _chip(one: view.ChipRows) -> str:
 def _fact(figure: view.Figure) -> str:
     kind = ' class="assumed"' if figure.status == "assumed" else ""
     cells = (format.figure(figure.path, figure.value), figure.status, figure.source, figure.note)
-    return f'<tr{kind}><th scope="row">{escape(figure.path)}</th>{"".join(_td(text, False) for text in cells)}</tr>'
+    return f'<tr{kind}><th scope="row">{escape(figure.path)}</th>{"".join(html.td(text, False) for text in cells)}</tr>'
 
 
 def _definitions() -> str:

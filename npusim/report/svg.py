@@ -52,8 +52,8 @@ class Scale:
         return min(max(value, self.low), self.high)
 
     def ticks(self) -> list[float]:
-        """Round values: powers of ten and, over few decades, 1-2-5 steps."""
-        if not self.log:
+        """Round values: powers of ten and, over few decades, 1-2-5 steps; even steps where a few suffice."""
+        if not self.log or self.high < 3 * self.low:
             return _linear_ticks(self.low, self.high)
         decades = math.log10(self.high / self.low)
         steps = (1, 2, 3, 5, 7) if decades <= 1 else (1, 2, 5) if decades <= 2.6 else (1, 3) if decades <= 4 else (1,)

@@ -14,6 +14,7 @@ import numpy as np
 from npusim import llm, parallel
 from npusim.chip import Chip
 from npusim.cost import Cost, estimate
+from npusim.cost.technology import Technology
 from npusim.errors import DoesNotFit, NpuError
 from npusim.kperf_suite import Suite, kperf, load_suite
 from npusim.llm import Precision
@@ -170,7 +171,7 @@ class Pricer:
         return columns | {"fits": np.array([row["fits"] for row in rows])}
 
 
-def design_metrics(chip: Chip) -> dict[str, float | None]:
+def design_metrics(chip: Chip, technology: Technology | None = None) -> dict[str, float | None]:
     """Figures of the chip itself, by ``DESIGN_METRICS``; None where nothing is known."""
     memory = chip.memory
     found: dict[str, float | None] = {
@@ -179,7 +180,7 @@ def design_metrics(chip: Chip) -> dict[str, float | None]:
         "dram_bytes_per_s": memory.bandwidth_bytes_per_s if memory else None,
         "memory_capacity_bytes": memory.capacity_bytes if memory else None,
         "peak_flops_per_s": max(chip.peaks_flops_per_s.values(), default=None),
-        **bill.bill(chip),
+        **bill.bill(chip, technology),
     }
     return {name: found.get(name) for name in DESIGN_METRICS}
 

@@ -39,6 +39,7 @@ def number(text: object, path: str = "") -> float | int:
 # Metrics by name: what a design or one of its points is judged by. The unit is in the name.
 DESIGN_METRICS = {
     "area_mm2": "silicon of one chip, all dies",
+    "die_mm2": "one compute die",
     "cost_usd": "one packaged chip",
     "tdp_w": "power limit of one chip",
     "sram_bytes": "on-chip memory",
@@ -68,6 +69,7 @@ POINT_METRICS = {
 METRICS = DESIGN_METRICS | POINT_METRICS
 ALIASES = {
     "area": "area_mm2",
+    "die": "die_mm2",
     "cost": "cost_usd",
     "power": "power_w",
     "memory": "memory_bytes",

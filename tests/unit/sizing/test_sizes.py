@@ -17,7 +17,7 @@ from npusim.sizing.sizes import limit, parse_vary, size
 from npusim.sizing.targets import Judge, parse_target
 from tests.conftest import SOAK
 
-TEXT = "llama-3.1-8b fp8 1000/200 tpot<=3ms ttft<=1s concurrency>=16"
+TEXT = "llama-3.1-8b fp8 1000/200 tpot<=3ms ttft<=1s concurrency>=16 tp=1"
 VARY = {"memory.stacks": [2, 4, 6], "core.vector.lanes": [256, 1024]}
 QUIET = {"neighbours": False, "inverse": False, "sensitivity": False, "fidelity": "roofline"}
 
