@@ -26,7 +26,8 @@ from npusim.cost.area import area_mm2
 from npusim.cost.money import chip_cost_usd
 from npusim.cost.technology import Technology, load_technology
 from npusim.kperf_suite import kperf
-from npusim.report import view
+from npusim.report import sizing_files, sizing_plots, sizing_view, view
+from npusim.report.files import write_files
 from npusim.sizing import answers
 from npusim.sizing.quantities import constraint
 from npusim.sizing.sizes import Neighbour, Sizing, size, varied
@@ -90,6 +91,7 @@ DERIVED = {
     "die_to_die.bandwidth": "memory.bandwidth / 2",
 }
 PRODUCTS = ("h100", "rebel-quad", "rngd", "b200", BASE)
+PICTURES = ("pareto.svg", "tornado-usd_per_mtoken.svg")  # of the document
 NEAR = 1.10  # designs this close to the cheapest are on the short list
 SHORT = 12
 
@@ -264,8 +266,8 @@ def counter_examples(base: Chip, found: Sizing, chosen: Mapping[str, Any]) -> di
             row[fidelity] = told(pinned(judge(fidelity), verdict).judge(chip))["services"]
         arrays.append(row)
     limited = []
-    for watts in (300, 350, 5000):
-        for peak in (1, 2, 3):
+    for watts in (220, 300, 5000):
+        for peak in (2, 3, 3.5):
             chip = design(base, {**chosen, "peak_pflops": peak, "power.tdp": watts}, found)
             limited.append({"tdp_w": watts, "peak_pflops": peak} | told(pinned(judge(), verdict).judge(chip)))
     return {"arrays": arrays, "power": limited}
@@ -363,24 +365,21 @@ def main() -> None:
     import sizing_tables
 
     print(sizing_tables.summary(data))
-    docs = Path(__file__).resolve().parent.parent / "docs"
-    for folder in [Path(options.out)] if options.out else [] + ([docs / "sizing-study"] if options.document else []):
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "study.json").write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        write_pictures(found, folder, page=folder.parent != docs)
-    if options.document:
-        sizing_tables.renew(docs / "sizing-study.md", data)
-
-
-def write_pictures(found: Sizing, folder: Path, page: bool) -> None:
-    """Plots of the sizing, and its page."""
-    from npusim.report import sizing_files, sizing_view
-
+    stored = json.dumps(data, indent=1, allow_nan=False) + "\n"
     board = sizing_view.of_sizing(found)
-    sizing_files.write_plots(board, folder)
-    if page:
-        sizing_files.write_report(board, folder / "sizing.html")
-        sizing_files.write_report(board, folder / "sizing.xlsx")
+    if options.out:
+        folder = Path(options.out)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "study.json").write_text(stored, encoding="utf-8")
+        sizing_files.write_plots(board, folder)
+        for name in ("sizing.html", "sizing.xlsx"):
+            sizing_files.write_report(board, folder / name)
+    if options.document:
+        docs = Path(__file__).resolve().parent.parent / "docs"
+        pictures = {f"{name}.svg": drawing.document().encode() for name, drawing in sizing_plots.all_of(board).items()}
+        shown = {name: picture for name, picture in pictures.items() if name in PICTURES}
+        write_files(docs / "sizing-study", {"study.json": stored.encode(), **shown})
+        sizing_tables.renew(docs / "sizing-study.md", data)
 
 
 if __name__ == "__main__":

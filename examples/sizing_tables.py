@@ -137,11 +137,12 @@ def power(data: Data) -> str:
     """Bigger chips under a power limit."""
     rows = []
     for one in data["counter_examples"]["power"]:
-        s = one["services"][2]
+        s, large = one["services"][2:]
         limit = "none" if one["tdp_w"] > 2000 else str(one["tdp_w"])
-        rows.append([limit, f"{one['peak_pflops']:g}", *(_n(s[k] * 1e3, 0) for k in ("ttft_s",)),
-                     _n(s["tpot_loaded_s"] * 1e3, 1), _n(one["metrics"]["usd_per_mtoken"], 4)])  # fmt: skip
-    return _rows(["TDP, W", "PFLOPS", "TTFT 70B, ms", "loaded TPOT 70B, ms", "USD/Mtoken"], rows)
+        rows.append([limit, f"{one['peak_pflops']:g}", _n(s["ttft_s"] * 1e3, 0),
+                     _n(s["tpot_loaded_s"] * 1e3, 1),
+                     _n(large["tpot_loaded_s"] * 1e3, 1), _n(one["metrics"]["usd_per_mtoken"], 4)])  # fmt: skip
+    return _rows(["TDP, W", "PFLOPS", "TTFT 70B, ms", "loaded TPOT 70B, ms", "405B, ms", "USD/Mtoken"], rows)
 
 
 def elasticities(data: Data) -> str:

@@ -67,8 +67,8 @@ def _drawn(drawing: sizing_plots.Drawing | None) -> str | None:
 
 
 def _front(board: Board) -> str:
-    caption = ("Points that no other design beats in every objective are joined. What misses a limit may lie outside. "
-               "Hover for figures.")  # fmt: skip
+    caption = ("Points that no other design beats in every objective are joined. What lies beyond twice the range of "
+               "the front is left out. Hover for figures.")  # fmt: skip
     first = html.figure("Objectives", _drawn(sizing_plots.pareto(board)), caption)
     lines = html.figure("Every design", _drawn(sizing_plots.parallel(board)),
                         "One line per design; objectives are drawn with the better end up.")  # fmt: skip

@@ -77,7 +77,8 @@ def pareto(board: Board) -> Drawing | None:
     if not points:
         return None
     near = [where for _, item, where in points if item.feasible or item.existing] or [where for *_, where in points]
-    ranges = [log_range([where[axis] for where in near], 1.08) for axis in range(2)]
+    front = [where for _, item, where in points if "front" in item.marks] or near
+    ranges = [_near([w[axis] for w in front], [w[axis] for w in near]) for axis in range(2)]
     points = [p for p in points if all(low <= v <= high for v, (low, high) in zip(p[2], ranges, strict=True))]
     roles = [_role(board, index, item) for index, item, _ in points]
     entries = [entry for role, entry in ENTRIES.items() if role in roles]
@@ -100,6 +101,12 @@ def pareto(board: Board) -> Drawing | None:
             labels.append((x, y, item, role))
     _label_points(plot, labels)
     return Drawing(plot.canvas, f"{board.title}: {view.heading(keys[0])} against {view.heading(keys[1])}")
+
+
+def _near(front: Sequence[float], values: Sequence[float]) -> tuple[float, float]:
+    """An axis around the front and what lies within a factor of two of it."""
+    low, high = min(front) / 2, max(front) * 2
+    return log_range([value for value in values if low <= value <= high], 1.08)
 
 
 def _layer(order: Sequence[str], role: str) -> int:

@@ -147,7 +147,7 @@ NOTES = (
     "Predictions of a model, not measurements; times are uncalibrated unless a note says otherwise.",
     "Area, energy and prices are public or assumed constants with errors of their own (docs/power-area-cost.md): trust "
     "ratios between variants more than absolute figures.",
-    "Existing chips are priced at the die area their makers state, designs at the modelled one.",
+    "Areas are modelled; existing chips are priced at the die area their makers state, designs at the modelled one.",
 )
 
 

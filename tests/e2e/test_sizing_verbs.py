@@ -23,7 +23,7 @@ constraints: ["tpot <= 2 ms"]
 workloads:
   - {model: llama-3.1-8b, precision: fp8}
 """
-SIZE = ["size", "--fidelity", "roofline", "--target", "llama-3.1-8b fp8 1000/100 tpot<=3ms concurrency>=16"]
+SIZE = ["size", "--fidelity", "roofline", "--target", "llama-3.1-8b fp8 1000/100 tpot<=3ms concurrency>=16 tp=1"]
 
 
 @pytest.fixture
