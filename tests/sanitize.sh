@@ -9,7 +9,7 @@ python=${PYTHON:-python3}
 build=out/sanitize-$compiler
 command -v "$compiler" >/dev/null || { echo "skipped: $compiler is not installed"; exit 0; }
 
-checks="-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g"
+checks="-fsanitize=address,undefined,float-cast-overflow -fno-sanitize-recover=all -fno-omit-frame-pointer -g"
 case $compiler in
   clang*)
     runtime=$("$compiler" -print-file-name=libclang_rt.asan-x86_64.so)

@@ -45,6 +45,9 @@ int npk_activation(int isa, int function, int type, int64_t rows, int64_t cols, 
         return NPK_OK;
     if (!x || !out || (function == NPK_SWIGLU && !y))
         return NPK_EINVAL;
+    if (npk_rows_clash(out, x, rows, cols, stride_x, bytes)
+        || (function == NPK_SWIGLU && npk_rows_clash(out, y, rows, cols, stride_y, bytes)))
+        return NPK_EALIAS;
     bool aligned_rows = rows == 1 || cols % 4 == 0;
     bool stream = type == NPK_FP32 && aligned_rows && npk_streams(out, rows * cols * bytes, out == x || out == y);
     job j = {(*runs)[function][stream ? STREAMED_FP32 : type], rows, cols, npk_ceil_div(cols, CHUNK), stride_x,

@@ -232,6 +232,33 @@ static bool sizes_fit(const npk_attention_shape *s) {
            && !__builtin_mul_overflow(rows, width, &outputs) && outputs < INT64_MAX / 8;
 }
 
+/* Whether `out` shares memory with an operand of these sizes and strides, which spans_fit has passed. */
+static bool shares(const float *out, int64_t out_bytes, const void *x, int64_t bytes, int dims, const int64_t *sizes,
+                   const int64_t *strides) {
+    int64_t low = 0, high = 1;
+    for (int i = 0; i < dims; i++) {
+        int64_t step = (sizes[i] - 1) * strides[i];
+        if (sizes[i] == 0)
+            return false;
+        *(step < 0 ? &low : &high) += step;
+    }
+    return x && npk_overlap((const void *)((uintptr_t)x + (uintptr_t)(low * bytes)), (high - low) * bytes, out, out_bytes);
+}
+
+static bool clashes(const attn_args *a, int64_t outputs) {
+    const npk_attention_shape *s = &a->s;
+    int64_t q[] = {s->batch, s->heads, s->seq_q, s->head_dim}, qs[] = {s->q_batch, s->q_head, s->q_row, 1};
+    int64_t k[] = {s->blocks, s->kv_heads, s->block_size, s->head_dim}, ks[] = {s->k_block, s->k_head, s->k_row, 1};
+    int64_t v[] = {s->blocks, s->kv_heads, s->block_size, s->v_head_dim}, vs[] = {s->v_block, s->v_head, s->v_row, 1};
+    int64_t kc[] = {s->k_scale_block, s->k_scale_head, s->k_scale_row}, table[] = {s->batch, s->table_stride};
+    int64_t vc[] = {s->v_scale_block, s->v_scale_head, s->v_scale_row}, rows[] = {s->table_stride, 1}, one = 1;
+    int64_t size = s->format == NPK_KV_F32 ? 4 : s->format <= NPK_KV_BF16 ? 2 : 1, bytes = outputs * 4;
+    return shares(a->out, bytes, a->q, 4, 4, q, qs) || shares(a->out, bytes, a->k, size, 4, k, ks)
+           || shares(a->out, bytes, a->v, size, 4, v, vs) || shares(a->out, bytes, a->k_scale, 4, 3, k, kc)
+           || shares(a->out, bytes, a->v_scale, 4, 3, v, vc) || shares(a->out, bytes, a->block_table, 4, 2, table, rows)
+           || shares(a->out, bytes, a->lengths, 4, 1, table, &one);
+}
+
 static bool sizes_valid(const npk_attention_shape *s) {
     const int64_t sizes[] = {s->batch,  s->heads, s->kv_heads,   s->seq_q,        s->head_dim, s->v_head_dim,
                              s->seq_kv, s->blocks, s->block_size, s->table_stride, s->window};
@@ -286,6 +313,8 @@ int npk_attention(int isa, const npk_attention_shape *shape, const float *q, con
         return NPK_OK;
     if (!out)
         return NPK_EINVAL;
+    if (clashes(&p.a, outputs))
+        return NPK_EALIAS;
     if (shape->seq_kv == 0) {
         memset(out, 0, (size_t)outputs * sizeof *out);
         return NPK_OK;

@@ -130,6 +130,8 @@ static void fill_zero(const gemm_args *g, int c_type) {
         }
 }
 
+static int64_t type_bytes(int type) { return type == NPK_GEMM_F32 ? 4 : 2; }
+
 static bool known_type(int type) { return type >= NPK_GEMM_F32 && type <= NPK_GEMM_BF16; }
 
 /* Sizes, spans and instruction set; `ctx` is set when NPK_OK is returned. */
@@ -164,29 +166,41 @@ static int product(const gemm_ctx *ctx, const gemm_args *g, int c_type, int thre
     return gemm_run(ctx, g, c_type, threads);
 }
 
+/* Whether the addresses between the first and the last element of a factor meet those of a dense C. */
+static bool reaches(const gemm_args *g, int64_t rows, int64_t cols, const gemm_matrix *x) {
+    if (!x->data || rows == 0 || cols == 0)
+        return false;
+    int64_t down = (rows - 1) * x->rs, across = (cols - 1) * x->cs, size = (int64_t)sizeof(float);
+    int64_t low = npk_min(down, 0) + npk_min(across, 0), count = down + across - 2 * low + 1;
+    return npk_overlap((const void *)((uintptr_t)x->data + (uintptr_t)(low * size)), count * size, g->c,
+                       g->m * g->n * size);
+}
+
 int npk_sgemm(int isa, int64_t m, int64_t n, int64_t k, const float *a, int64_t rsa, int64_t csa, const float *b,
               int64_t rsb, int64_t csb, float *c, int64_t rsc, int64_t csc, int threads) {
     gemm_args g = {.m = m, .n = n, .k = k, .a = {a, rsa, csa, NPK_GEMM_F32}, .b = {b, rsb, csb, NPK_GEMM_F32},
                    .c = c, .rsc = rsc, .csc = csc};
     const gemm_ctx *ctx;
     int status = check(isa, &g, NPK_GEMM_F32, threads, &ctx);
-    return status != NPK_OK ? status : product(ctx, &g, NPK_GEMM_F32, threads);
-}
-
-static bool overlap(const float *x, int64_t x_count, const float *y, int64_t y_count) {
-    return (uintptr_t)x < (uintptr_t)(y + y_count) && (uintptr_t)y < (uintptr_t)(x + x_count);
-}
-
-int npk_sgemm_plain(int isa, int64_t m, int64_t n, int64_t k, const float *a, const float *b, float *c, int threads) {
-    gemm_args g = {.m = m, .n = n, .k = k, .a = {a, k, 1, NPK_GEMM_F32}, .b = {b, n, 1, NPK_GEMM_F32}, .c = c,
-                   .rsc = n, .csc = 1};
-    const gemm_ctx *ctx;
-    int status = check(isa, &g, NPK_GEMM_F32, threads, &ctx);
     if (status != NPK_OK)
         return status;
-    if (overlap(c, m * n, a, m * k) || overlap(c, m * n, b, k * n))
+    bool dense = csc == 1 && rsc == n;
+    if (dense && (reaches(&g, m, k, &g.a) || reaches(&g, k, n, &g.b)))
         return NPK_EALIAS;
     return product(ctx, &g, NPK_GEMM_F32, threads);
+}
+
+int npk_gemm_plain(int isa, int64_t m, int64_t n, int64_t k, int a_type, const void *a, int b_type, const void *b,
+                   int c_type, void *c, int threads) {
+    gemm_args g = {.m = m, .n = n, .k = k, .a = {a, k, 1, a_type}, .b = {b, n, 1, b_type}, .c = c, .rsc = n, .csc = 1};
+    const gemm_ctx *ctx;
+    int status = check(isa, &g, c_type, threads, &ctx);
+    if (status != NPK_OK)
+        return status;
+    int64_t bytes = m * n * type_bytes(c_type);
+    if (npk_overlap(c, bytes, a, m * k * type_bytes(a_type)) || npk_overlap(c, bytes, b, k * n * type_bytes(b_type)))
+        return NPK_EALIAS;
+    return product(ctx, &g, c_type, threads);
 }
 
 /* Products of a batch: small ones are shared out whole, large ones one after the other in parts. */

@@ -187,6 +187,22 @@ static bool output_complete(int kind, int64_t n, const float *scale, const int32
     return shift != NULL;
 }
 
+/* Whether the result shares memory with an input. */
+static bool clashes(int64_t m, int64_t n, int64_t k, const uint8_t *a, int64_t lda, const int8_t *packed,
+                    const int32_t *b_zero, const int32_t *bias, int kind, const float *row_scale, const float *scale,
+                    const float *float_bias, const int32_t *shift, const void *out) {
+    int64_t size = m * n * (kind <= NPK_QOUT_F32 ? 4 : 1);
+    int64_t panels = npk_round_up(n, QGEMM_NR) * npk_round_up(k, 4);
+    if (npk_overlap(out, size, a, (m - 1) * lda + k) || npk_overlap(out, size, packed, panels)
+        || npk_overlap(out, size, row_scale, 4 * m))
+        return true;
+    const void *columns[] = {b_zero, bias, scale, float_bias, shift};
+    for (int i = 0; i < 5; i++)
+        if (npk_overlap(out, size, columns[i], 4 * n))
+            return true;
+    return false;
+}
+
 int npk_qgemm(int isa, int64_t m, int64_t n, int64_t k, const uint8_t *a, int64_t lda, int a_signed,
               const int8_t *packed, const int32_t *sums, int32_t a_zero, const int32_t *b_zero,
               const int32_t *bias, int kind, const float *row_scale, const float *scale, const float *float_bias,
@@ -203,6 +219,8 @@ int npk_qgemm(int isa, int64_t m, int64_t n, int64_t k, const uint8_t *a, int64_
     uint32_t moved_zero = (uint32_t)a_zero + (a_signed ? (uint32_t)ctx->a_flip : 0);
     if (!out || (k > 0 && (!a || !packed)) || (moved_zero && !sums) || !output_complete(kind, n, scale, shift))
         return NPK_EINVAL;
+    if (clashes(m, n, k, a, lda, packed, b_zero, bias, kind, row_scale, scale, float_bias, shift, out))
+        return NPK_EALIAS;
     qgemm_output output = {kind, double_round, zero, NULL, b_zero, row_scale, scale, float_bias,
                            (const int32_t *)scale, shift};
     product g = {.ctx = ctx, .m = m, .n = n, .k = k, .a = a, .lda = lda, .a_signed = a_signed, .packed = packed,

@@ -58,8 +58,13 @@ int npk_rope(int isa, int interleaved, int64_t tokens, int64_t heads, int64_t di
         return NPK_OK;
     if (!x || !out || !position || (half > 0 && (!cosines || !sines)) || !in_range(position, tokens, positions))
         return NPK_EINVAL;
+    int64_t size = tokens * width * (int64_t)sizeof(float), table_size = positions * half * (int64_t)sizeof(float);
+    if (npk_rows_clash(out, x, tokens, width, stride_x, sizeof(float))
+        || npk_overlap(out, size, position, tokens * (int64_t)sizeof *position)
+        || npk_overlap(out, size, cosines, table_size) || npk_overlap(out, size, sines, table_size))
+        return NPK_EALIAS;
     bool stream = !interleaved && dim % 4 == 0 && half % 4 == 0
-                  && npk_streams(out, tokens * width * (int64_t)sizeof(float), out == x);
+                  && npk_streams(out, size, out == x);
     int64_t per_task = npk_ceil_div(CHUNK, width), tasks = npk_ceil_div(tokens, per_task);
     job j = {(*runs)[interleaved ? INTERLEAVED : stream ? STREAMED_HALVES : HALVES],
              tokens, heads, dim, half, stride_x, per_task, x, position, cosines, sines, out};

@@ -28,6 +28,20 @@ static const rows_table *table(int isa) {
     }
 }
 
+/* Whether something that is written shares memory with something else that is read or written. */
+static bool clashes(const rows_args *a) {
+    int64_t dense = a->rows * a->cols * a->bytes, vector = a->cols * (int64_t)sizeof(float);
+    int64_t residual = a->residual ? dense : 0;
+    if (npk_rows_clash(a->out, a->x, a->rows, a->cols, a->stride_x, a->bytes)
+        || npk_overlap(a->out, dense, a->weight, vector)
+        || npk_overlap(a->out, dense, a->bias, vector))
+        return true;
+    return residual
+           && (npk_overlap(a->residual, residual, a->out, dense) || a->residual == a->x
+               || npk_rows_clash(a->residual, a->x, a->rows, a->cols, a->stride_x, a->bytes)
+               || npk_overlap(a->residual, residual, a->weight, vector));
+}
+
 static int run_rows(int isa, int op, int type, rows_args a, int threads) {
     if (isa < NPK_GENERIC || isa > NPK_AVX512 || type < NPK_FP32 || type > NPK_FP16 || a.rows < 0 || a.cols < 0
         || threads < 1)
@@ -42,6 +56,8 @@ static int run_rows(int isa, int op, int type, rows_args a, int threads) {
         return NPK_OK;
     if (!a.x || !a.out)
         return NPK_EINVAL;
+    if (clashes(&a))
+        return NPK_EALIAS;
     bool aligned_rows = a.rows == 1 || a.cols % 4 == 0, waits = op == SOFTMAX && a.cols > SCRATCH;
     bool stream = type == NPK_FP32 && aligned_rows && !waits
                   && npk_streams(a.out, a.rows * a.cols * a.bytes, a.out == a.x);

@@ -214,6 +214,15 @@ static int checked(const product *g, int isa, int threads) {
     return NPK_OK;
 }
 
+/* Whether the result shares memory with an input. */
+static bool clashes(const product *g) {
+    int64_t size = 4 * g->m * g->n, columns = npk_round_up(g->n, 16);
+    int64_t scales = 4 * columns * npk_ceil_div(g->k, g->group), codes = columns * npk_round_up(g->k, 8) * g->bits / 8;
+    return npk_overlap(g->y, size, g->x, 4 * g->m * g->k) || npk_overlap(g->y, size, g->packed, codes)
+           || npk_overlap(g->y, size, g->scale, scales) || npk_overlap(g->y, size, g->zero, scales)
+           || npk_overlap(g->y, size, g->bias, 4 * g->n);
+}
+
 int npk_wgemm(int isa, int bits, int64_t m, int64_t n, int64_t k, int64_t group, const float *x,
               const uint8_t *packed, const float *scale, const float *zero, const float *bias, float *y,
               int threads) {
@@ -229,6 +238,8 @@ int npk_wgemm(int isa, int bits, int64_t m, int64_t n, int64_t k, int64_t group,
         return NPK_EUNSUPPORTED;
     if (m == 0 || n == 0)
         return NPK_OK;
+    if (clashes(&g))
+        return NPK_EALIAS;
     g.groups = npk_ceil_div(k, group);
     status = pad_rows(&g) ? run(&g, threads) : NPK_ENOMEM;
     free(g.x_tail);
@@ -251,6 +262,8 @@ int npk_wgemm_int8(int isa, int64_t m, int64_t n, int64_t k, int64_t group, cons
         return NPK_EUNSUPPORTED;
     if (m == 0 || n == 0)
         return NPK_OK;
+    if (clashes(&g))
+        return NPK_EALIAS;
     g.groups = npk_ceil_div(k, group);
     g.x_ld = npk_round_up(k, ALIGN) + ALIGN;
     g.x_codes = malloc((size_t)(m * g.x_ld));

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from npukernels import native
 from npukernels.arguments import thread_count
 from npukernels.registry import kernel, select
-from npukernels.rowargs import INSTRUCTION_SETS, Rows, as_rows, c_type, narrow, rows_argument, rows_output, widen
+from npukernels.rowargs import C_TYPES, INSTRUCTION_SETS, Rows, as_rows, narrow, rows_argument, rows_output, widen
 from npusim.errors import InputError, Problem
 
 Float64 = npt.NDArray[np.float64]
@@ -95,17 +95,17 @@ def swiglu(gate: Rows, up: Rows, *, out: Rows | None = None, variant: str | None
     if gate.shape != up.shape or gate.dtype != up.dtype:
         problem = f"gate {gate.dtype} {gate.shape} and up {up.dtype} {up.shape} differ"
         raise InputError(Problem(problem, "up", allowed="the same shape and dtype"))
-    run = select("swiglu", variant).run
-    result = rows_output(out, gate, up)
-    run(gate, up, result, thread_count(threads))
+    chosen = select("swiglu", variant)
+    result = rows_output(chosen.in_c, out, gate, up)
+    chosen.run(gate, up, result, thread_count(threads))
     return result
 
 
 def _unary(op: str, x: Rows, out: Rows | None, variant: str | None, threads: int) -> Rows:
     x = rows_argument(x, "x")
-    run = select(op, variant).run
-    result = rows_output(out, x)
-    run(x, None, result, thread_count(threads))
+    chosen = select(op, variant)
+    result = rows_output(chosen.in_c, out, x)
+    chosen.run(x, None, result, thread_count(threads))
     return result
 
 
@@ -145,24 +145,27 @@ def _register(op: str) -> None:
     @kernel(op, "ref")
     def reference(x: Rows, y: Rows | None, out: Rows, threads: int) -> None:
         with np.errstate(all="ignore"):
-            function = REFERENCES["silu" if op == "swiglu" else op]
-            narrow(function(widen(x)) * (1.0 if y is None else widen(y)), out)
+            equation = REFERENCES["silu" if op == "swiglu" else op]
+            narrow(equation(widen(x)) * (1.0 if y is None else widen(y)), out)
+
+    function = native.constant(f"NPK_{op.upper()}")
 
     def compiled(isa: str) -> Callable[[Rows, Rows | None, Rows, int], None]:
+        code = native.constant(isa)
+
         def run(x: Rows, y: Rows | None, out: Rows, threads: int) -> None:
-            lib = native.require_native().lib
-            code, type_ = getattr(lib, f"NPK_{op.upper()}"), c_type(x)
-            x, (first, rows, columns, apart) = as_rows(x)
+            module = native.require_native()
+            x, first, rows, columns, apart = as_rows(x, out)
             second, apart_second = first, apart
             if y is not None:
-                y, (second, _, _, apart_second) = as_rows(y)
+                y, second, _, _, apart_second = as_rows(y, out)
             if apart == columns == apart_second:  # one long row
                 rows, columns = 1, rows * columns
                 apart = apart_second = columns
-            _, (result, _, _, _) = as_rows(out)
-            status = lib.npk_activation(
-                getattr(lib, isa), code, type_, rows, columns, first, apart, second, apart_second, result, threads
-            )
+            status = module.lib.npk_activation(
+                code, function, C_TYPES[x.dtype], rows, columns, first, apart, second, apart_second,
+                module.ffi.from_buffer(out), threads,
+            )  # fmt: skip
             if status:
                 native.raise_for_status(status, f"{op} {x.shape}")
 

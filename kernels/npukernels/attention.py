@@ -16,13 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from npukernels import attention_numpy, native
-from npukernels.arguments import array, output, thread_count
+from npukernels.arguments import ORDERED, WRITABLE, array, output, thread_count
 from npukernels.attention_problem import KV_FORMATS, Attention
 from npukernels.registry import kernel, select
 from npusim.errors import InputError, Problem
 
 Array: TypeAlias = npt.NDArray[Any]
 Scale: TypeAlias = float | Array | None
+Shape: TypeAlias = tuple[int, ...]
 
 # Looked up by dtype, because the name of a dtype takes longer to make than a small call may.
 _FLOAT32 = np.dtype("float32")
@@ -72,8 +73,16 @@ def attention(
     Raises:
         InputError: bad dtype, shape, option or ``out``, or a variant that does not exist or cannot run here.
     """
+    plain = type(q) is type(k) is type(v) is np.ndarray and k_scale is None and v_scale is None
+    if plain and q.flags.num & k.flags.num & v.flags.num & ORDERED == ORDERED:
+        isa = select("attention", variant).isa
+        usual = (window is None or type(window) is int) and (scale is None or type(scale) is float)
+        if isa is not None and usual:
+            plan = _plan(q.shape, k.shape, v.shape, q.dtype, k.dtype, v.dtype, bool(causal), window, scale)
+            if plan is not None:
+                return _whole(isa, plan, q, k, v, out, threads)
     q, k, v, kv_format = _operands(q, k, v)
-    _match(q, k, v, k.shape[0] == q.shape[0], f"({q.shape[0]}, kv_heads, seq_kv, {q.shape[3]})", k.shape[1], v.shape[1])
+    _match_whole(q.shape, k.shape, v.shape)
     problem = Attention(
         q=q,
         k=k.transpose(0, 2, 1, 3),
@@ -135,7 +144,15 @@ def paged_attention(
         InputError: bad dtype, shape, option, length, block number or ``out``, or an unknown variant.
     """
     q, k, v, kv_format = _operands(q, k_cache, v_cache)
-    _match(q, k, v, k.shape[1] == v.shape[1], f"(blocks, block_size, kv_heads, {q.shape[3]})", k.shape[2], v.shape[2])
+    _match(
+        q.shape,
+        k.shape,
+        v.shape,
+        k.shape[1] == v.shape[1],
+        f"(blocks, block_size, kv_heads, {q.shape[3]})",
+        k.shape[2],
+        v.shape[2],
+    )
     table = np.ascontiguousarray(array(block_table, "block_table", ("int32",), (2,)))
     counts = np.ascontiguousarray(array(lengths, "lengths", ("int32",), (1,)))
     _check_blocks(q.shape[0], k.shape, table, counts)
@@ -204,16 +221,20 @@ def _rows(x: Array) -> Array:
     return x.copy(order="C")
 
 
-def _match(q: Array, k: Array, v: Array, outer: bool, expected: str, k_heads: int, v_heads: int) -> None:
-    if not outer or k.shape[3] != q.shape[3]:
-        raise InputError(Problem(f"q {q.shape} and k {k.shape} do not match", "k", allowed=f"k of shape {expected}"))
-    if k.shape[:3] != v.shape[:3]:
-        allowed = f"v of shape {(*k.shape[:3], 'v_head_dim')}"
-        raise InputError(Problem(f"k {k.shape} and v {v.shape} do not match", "v", allowed=allowed))
-    if k_heads == 0 if q.shape[1] else False:
+def _match_whole(q: Shape, k: Shape, v: Shape) -> None:
+    _match(q, k, v, k[0] == q[0], f"({q[0]}, kv_heads, seq_kv, {q[3]})", k[1], v[1])
+
+
+def _match(q: Shape, k: Shape, v: Shape, outer: bool, expected: str, k_heads: int, v_heads: int) -> None:
+    if not outer or k[3] != q[3]:
+        raise InputError(Problem(f"q {q} and k {k} do not match", "k", allowed=f"k of shape {expected}"))
+    if k[:3] != v[:3]:
+        allowed = f"v of shape {(*k[:3], 'v_head_dim')}"
+        raise InputError(Problem(f"k {k} and v {v} do not match", "v", allowed=allowed))
+    if k_heads == 0 if q[1] else False:
         raise InputError(Problem("k has no heads", "k", allowed="at least one KV head"))
-    if k_heads and q.shape[1] % k_heads:
-        what = f"{q.shape[1]} query heads do not share {k_heads} KV heads"
+    if k_heads and q[1] % k_heads:
+        what = f"{q[1]} query heads do not share {k_heads} KV heads"
         raise InputError(Problem(what, "q", allowed="a multiple of the number of KV heads"))
 
 
@@ -290,25 +311,28 @@ def _numba(problem: Attention, out: Array, threads: int) -> None:
     attention_numpy.compiled(problem, out)
 
 
-@kernel("attention", "c-generic", requires={"native"})
+_ISA = {name: native.constant(f"NPK_{name[2:].upper()}") for name in ("c-generic", "c-avx2", "c-avx512")}
+
+
+@kernel("attention", "c-generic", requires={"native"}, isa=_ISA["c-generic"])
 def _generic(problem: Attention, out: Array, threads: int) -> None:
     """Vectors of four floats, 4 x 8 tile."""
-    _native("NPK_GENERIC", problem, out, threads)
+    _native(_ISA["c-generic"], problem, out, threads)
 
 
-@kernel("attention", "c-avx2", requires={"native", "avx2", "fma", "f16c"})
+@kernel("attention", "c-avx2", requires={"native", "avx2", "fma", "f16c"}, isa=_ISA["c-avx2"])
 def _avx2(problem: Attention, out: Array, threads: int) -> None:
     """6 x 16 tile of fused multiply-adds."""
-    _native("NPK_AVX2", problem, out, threads)
+    _native(_ISA["c-avx2"], problem, out, threads)
 
 
-@kernel("attention", "c-avx512", requires={"native", "avx512f", "avx2", "fma", "f16c"})
+@kernel("attention", "c-avx512", requires={"native", "avx512f", "avx2", "fma", "f16c"}, isa=_ISA["c-avx512"])
 def _avx512(problem: Attention, out: Array, threads: int) -> None:
     """14 x 32 tile of fused multiply-adds."""
-    _native("NPK_AVX512", problem, out, threads)
+    _native(_ISA["c-avx512"], problem, out, threads)
 
 
-def _native(isa: str, p: Attention, out: Array, threads: int) -> None:
+def _native(isa: int, p: Attention, out: Array, threads: int) -> None:
     module = native.require_native()
     lib, ffi = module.lib, module.ffi
     q, k, v = p.q, p.k, p.v
@@ -329,12 +353,58 @@ def _native(isa: str, p: Attention, out: Array, threads: int) -> None:
         operands += [ffi.NULL] * 4
     else:
         operands += [_pointer(ffi, x) for x in (p.k_scale, p.v_scale, p.table, p.lengths)]
-    status = lib.npk_attention(getattr(lib, isa), shape, *operands, _pointer(ffi, out), threads)
+    status = lib.npk_attention(isa, shape, *operands, _pointer(ffi, out), threads)
     if status:
         native.raise_for_status(status, f"attention {q.shape} over {p.seq_kv} keys")
 
 
-Layout: TypeAlias = tuple[tuple[int, ...], int]
+def _whole(isa: int, plan: tuple[object, Shape], q: Array, k: Array, v: Array, out: Any, threads: Any) -> Array:
+    """The usual call, with nothing between the checks and C: C-contiguous arrays and no scales."""
+    shape, out_shape = plan
+    threads = thread_count(threads)
+    plain = type(out) is np.ndarray and out.dtype is _FLOAT32 and out.shape == out_shape
+    if not (plain and out.flags.num & WRITABLE == WRITABLE):
+        out = output(out, out_shape, "float32", q, k, v)
+    module = native.require_native()
+    address, null = module.ffi.from_buffer, module.ffi.NULL
+    status = module.lib.npk_attention(
+        isa, shape, address(q), address(k), address(v), null, null, null, null, address(out), threads
+    )
+    if status:
+        native.raise_for_status(status, f"attention {q.shape} over {k.shape[2]} keys")
+    return out  # type: ignore[no-any-return]
+
+
+Layout: TypeAlias = tuple[Shape, int]
+
+
+@lru_cache(maxsize=256)
+def _plan(
+    q: Shape, k: Shape, v: Shape, q_dtype: Any, k_dtype: Any, v_dtype: Any, causal: bool, window: Any, scale: Any
+) -> tuple[object, Shape] | None:
+    """Of a call with C-contiguous arrays, all that their shapes decide: what C is told, and the shape of the result.
+
+    None when ``_operands`` has to look at dtypes or dimensions.
+
+    Raises:
+        InputError: the shapes or options do not fit.
+    """
+    if q_dtype != _FLOAT32 or k_dtype != v_dtype or k_dtype not in _KV_DTYPES or {len(q), len(k), len(v)} != {4}:
+        return None
+    _match_whole(q, k, v)
+    (batch, heads, seq_q, head_dim), (blocks, kv_heads, seq_kv, _), size = q, k, k_dtype.itemsize
+    sizes = batch, heads, kv_heads, seq_q, head_dim, v[3], seq_kv, blocks, seq_kv
+    rest = _window(window), causal, f"NPK_KV_{_KV_DTYPES[k_dtype]}", _scale(scale, head_dim)
+    (q_batch, q_head, q_row), k_steps, v_steps = (_steps(x, size) for x, size in ((q, 4), (k, size), (v, size)))
+    k_layout, v_layout = (((block, row, head), size) for block, head, row in (k_steps, v_steps))
+    shape = _shape(sizes, 0, (q_batch, q_head, q_row), k_layout, v_layout, None, None, rest)
+    return shape, (batch, heads, seq_q, v[3])
+
+
+def _steps(shape: Shape, size: int) -> tuple[int, int, int]:
+    """Strides, in bytes, of the outer dimensions of a C-contiguous array."""
+    row = shape[3] * size
+    return shape[1] * shape[2] * row, shape[2] * row, row
 
 
 @lru_cache(maxsize=256)

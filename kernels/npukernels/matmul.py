@@ -11,7 +11,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -19,12 +19,13 @@ import numpy.typing as npt
 from npukernels import formats, native
 from npukernels.arguments import (
     MAX_THREADS,
+    ORDERED,
+    WRITABLE,
     Array,
     array,
     checked_output,
     floats,
     operand,
-    plain,
     thread_count,
 )
 from npukernels.registry import kernel, select
@@ -37,10 +38,8 @@ FORMATS = {"fp32": "float32", "fp16": "float16", "bf16": "uint16"}
 
 _F32 = np.dtype(np.float32)
 _DTYPES = tuple(np.dtype(name) for name in KINDS)  # dtype.name takes microseconds; comparing dtypes does not
-_C_TYPES = dict(zip(_DTYPES, ("NPK_GEMM_F32", "NPK_GEMM_FP16", "NPK_GEMM_BF16"), strict=True))
-
-# Bits of ndarray.flags.num: C-contiguous and aligned.
-_IN_ORDER = 0x101
+_C_NAMES = ("NPK_GEMM_F32", "NPK_GEMM_FP16", "NPK_GEMM_BF16")
+_C_TYPES = {dtype: native.constant(name) for dtype, name in zip(_DTYPES, _C_NAMES, strict=True)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,25 +90,41 @@ def gemm(
     chosen = select("gemm", variant)
     if type(threads) is not int or not 0 < threads <= MAX_THREADS:
         threads = thread_count(threads)
-    result: AnyArray
-    # Plain float32 matrices, the common case, skip the general checks: they take longer than a small product.
-    if plain(a) and plain(b) and out_dtype is None:
-        (m, k), (rows, n) = a.shape, b.shape
-        if k != rows:
-            raise _mismatch(a, b.shape)
-        if out is None:
-            result = floats(m, n)
-        elif plain(out) and out.shape == (m, n) and out.flags.carray and chosen.variant in _ISA:
-            result = out  # the C side looks for overlaps of these
-        else:
-            result = _output(out, None, (m, n), a, b)
-    else:
-        a, b = _factor(a, "a"), _factor(b, "b")
-        if a.shape[-1] != b.shape[-2]:
-            raise _mismatch(a, b.shape)
-        result = _output(out, out_dtype, _product_shape(a, b), a, b)
+    # C-contiguous matrices, the common case, skip the general checks: they take longer than a small product.
+    isa = chosen.isa
+    if isa is not None and out_dtype is None and _ordered(a) and _ordered(b) and (out is None or _ordered(out)):
+        return _in_order(isa, a, b, out, threads)
+    a, b = _factor(a, "a"), _factor(b, "b")
+    if a.shape[-1] != b.shape[-2]:
+        raise _mismatch(a, b.shape)
+    result = _output(out, out_dtype, _product_shape(a, b), a, b, in_c=isa is not None)
     chosen.run(a, b, result, threads)
     return result if out is None else out
+
+
+def _ordered(x: Any) -> TypeGuard[AnyArray]:
+    """Whether C takes ``x`` as it is."""
+    return type(x) is np.ndarray and x.dtype in _C_TYPES and x.ndim == 2 and x.flags.num & ORDERED == ORDERED
+
+
+def _in_order(isa: int, a: AnyArray, b: AnyArray, out: AnyArray | None, threads: int) -> AnyArray:
+    """The product of matrices that are ``_ordered``; C looks for shared memory."""
+    (m, k), (rows, n) = a.shape, b.shape
+    if k != rows:
+        raise _mismatch(a, b.shape)
+    if out is None:
+        out = floats(m, n)
+    elif out.shape != (m, n) or not out.flags.writeable:
+        out = checked_output(out, (m, n), kinds=KINDS)
+    module = native.require_native()
+    address = module.ffi.from_buffer
+    status = module.lib.npk_gemm_plain(
+        isa, m, n, k, _C_TYPES[a.dtype], address(a), _C_TYPES[b.dtype], address(b), _C_TYPES[out.dtype], address(out),
+        threads,
+    )  # fmt: skip
+    if status:
+        native.raise_for_status(status, f"gemm {a.shape} x {b.shape}")
+    return out
 
 
 def prepack(b: AnyArray, *, variant: str | None = None) -> Packed:
@@ -133,10 +148,10 @@ def prepack(b: AnyArray, *, variant: str | None = None) -> Packed:
     if chosen not in _ISA:
         return Packed(chosen, shape, as_float32(b).copy())
     lib = native.require_native().lib
-    isa = getattr(lib, _ISA[chosen])
+    isa = _ISA[chosen]
     count = lib.npk_gemm_packed_size(isa, shape[1], shape[0])
     packed = floats(1, count if count >= 0 else 2**62)[0]
-    status = lib.npk_gemm_pack(isa, shape[1], shape[0], _type_code(b), *operand(b), _address(packed))
+    status = lib.npk_gemm_pack(isa, shape[1], shape[0], _C_TYPES[b.dtype], *operand(b), _address(packed))
     if status:
         native.raise_for_status(status, f"prepack {b.shape}")
     packed.flags.writeable = False
@@ -169,7 +184,7 @@ def _packed_product(a: AnyArray, b: Packed, out: AnyArray, threads: int) -> None
     lib = native.require_native().lib
     (m, k), n = a.shape, b.shape[1]
     status = lib.npk_gemm_packed(
-        getattr(lib, _ISA[b.variant]), m, n, k, _type_code(a), *operand(a), _address(b.data), _type_code(out),
+        _ISA[b.variant], m, n, k, _C_TYPES[a.dtype], *operand(a), _address(b.data), _C_TYPES[out.dtype],
         *operand(out), threads,
     )  # fmt: skip
     if status:
@@ -222,13 +237,22 @@ def _product_shape(a: AnyArray, b: AnyArray) -> tuple[int, ...]:
     return (*lead, a.shape[-2], b.shape[-1])
 
 
-def _output(out: Any, out_dtype: str | None, shape: tuple[int, ...], *inputs: Any) -> AnyArray:
+def _strided(x: AnyArray) -> bool:
+    """Whether C reads the matrix where it is, through its strides."""
+    return x.dtype is _F32 and x.ndim == 2 and x.flags.aligned
+
+
+def _output(
+    out: Any, out_dtype: str | None, shape: tuple[int, ...], a: AnyArray, b: AnyArray, *, in_c: bool = False
+) -> AnyArray:
+    """A new array, or ``out`` checked; of plain matrices the C side, where that runs, checks what they share."""
     if out is None and out_dtype is None:
         return floats(*shape)
     if type(out) is np.ndarray and out_dtype is None and out.dtype in _C_TYPES and out.shape == shape:
-        flags = out.flags
-        usable = flags.c_contiguous and flags.aligned and flags.writeable
-        if usable and not any(np.may_share_memory(out, x) for x in inputs):
+        writable = out.flags.num & WRITABLE == WRITABLE
+        if in_c and writable and _strided(a) and _strided(b) and out.dtype is _F32:
+            return out  # C looks for shared memory
+        if writable and not (np.may_share_memory(out, a) or np.may_share_memory(out, b)):
             return out
     if out_dtype is not None and out_dtype not in FORMATS:
         raise InputError(Problem(f"out_dtype is {out_dtype!r}"[:100], "out_dtype", allowed=", ".join(FORMATS)))
@@ -237,7 +261,7 @@ def _output(out: Any, out_dtype: str | None, shape: tuple[int, ...], *inputs: An
     if isinstance(out, np.ndarray) and out.dtype.name == "bfloat16":
         out = out.view(np.uint16)
     kinds = KINDS if out_dtype is None and isinstance(out, np.ndarray) and out.dtype.name in KINDS else None
-    return checked_output(out, shape, *inputs, kinds=kinds or (FORMATS[out_dtype or "fp32"],))
+    return checked_output(out, shape, a, b, kinds=kinds or (FORMATS[out_dtype or "fp32"],))
 
 
 @kernel("gemm", "ref")
@@ -291,53 +315,46 @@ def _numba(a: AnyArray, b: AnyArray, out: AnyArray, threads: int) -> None:
         out[index] = rounded(sums, out.dtype)
 
 
-_ISA = {"c-generic": "NPK_GENERIC", "c-avx2": "NPK_AVX2", "c-avx512": "NPK_AVX512"}
+_ISA = {name: native.constant(f"NPK_{name[2:].upper()}") for name in ("c-generic", "c-avx2", "c-avx512")}
 
 
-@kernel("gemm", "c-generic", requires={"native"})
+@kernel("gemm", "c-generic", requires={"native"}, isa=_ISA["c-generic"])
 def _generic(a: AnyArray, b: AnyArray, out: AnyArray, threads: int) -> None:
     """Portable C11, 4 x 8 tile."""
-    _native("NPK_GENERIC", a, b, out, threads)
+    _native(_ISA["c-generic"], a, b, out, threads)
 
 
-@kernel("gemm", "c-avx2", requires={"native", "avx2", "fma", "f16c"})
+@kernel("gemm", "c-avx2", requires={"native", "avx2", "fma", "f16c"}, isa=_ISA["c-avx2"])
 def _avx2(a: AnyArray, b: AnyArray, out: AnyArray, threads: int) -> None:
     """6 x 16 tile of fused multiply-adds."""
-    _native("NPK_AVX2", a, b, out, threads)
+    _native(_ISA["c-avx2"], a, b, out, threads)
 
 
-@kernel("gemm", "c-avx512", requires={"native", "avx512f", "f16c"})
+@kernel("gemm", "c-avx512", requires={"native", "avx512f", "f16c"}, isa=_ISA["c-avx512"])
 def _avx512(a: AnyArray, b: AnyArray, out: AnyArray, threads: int) -> None:
     """14 x 32 tile of fused multiply-adds."""
-    _native("NPK_AVX512", a, b, out, threads)
+    _native(_ISA["c-avx512"], a, b, out, threads)
 
 
-def _native(isa: str, a: AnyArray, b: AnyArray, out: AnyArray, threads: int) -> None:
+def _native(isa: int, a: AnyArray, b: AnyArray, out: AnyArray, threads: int) -> None:
     if not (a.dtype is b.dtype is out.dtype is _F32 and a.ndim == b.ndim == 2):
         _native_batch(isa, a, b, out, threads)
         return
-    module = native.require_native()
-    lib = module.lib
+    lib = native.require_native().lib
     m, k = a.shape
-    n = b.shape[1]
-    if a.flags.num & b.flags.num & out.flags.num & _IN_ORDER == _IN_ORDER:
-        buffer = module.ffi.from_buffer
-        status = lib.npk_sgemm_plain(getattr(lib, isa), m, n, k, buffer(a), buffer(b), buffer(out), threads)
-    else:
-        status = lib.npk_sgemm(getattr(lib, isa), m, n, k, *operand(a), *operand(b), *operand(out), threads)
-    if status:
-        if status == lib.NPK_EALIAS:
-            checked_output(out, out.shape, a, b)
+    status = lib.npk_sgemm(isa, m, b.shape[1], k, *operand(a), *operand(b), *operand(out), threads)
+    if status == lib.NPK_EALIAS:
+        checked_output(out, out.shape, a, b)  # C looks at ranges of addresses; between their elements there may be room
+        fresh = floats(*out.shape)
+        _native(isa, a, b, fresh, threads)
+        out[...] = fresh
+    elif status:
         native.raise_for_status(status, f"gemm {a.shape} x {b.shape}")
 
 
-def _native_batch(isa: str, a: AnyArray, b: AnyArray, out: AnyArray, threads: int) -> None:
+def _native_batch(isa: int, a: AnyArray, b: AnyArray, out: AnyArray, threads: int) -> None:
     """Any formats and leading dimensions: the innermost of these is a loop in C, the others loop here."""
     if out.size == 0:
-        return
-    ordered = a.flags.num & b.flags.num & out.flags.num & _IN_ORDER == _IN_ORDER
-    if ordered and a.ndim == b.ndim == out.ndim == 2:
-        _one_product(isa, a, b, out, threads)
         return
     lead = out.shape[:-2]
     left, right = (_readable(np.broadcast_to(x, (*lead, *x.shape[-2:])), x) for x in (a, b))
@@ -350,26 +367,13 @@ def _native_batch(isa: str, a: AnyArray, b: AnyArray, out: AnyArray, threads: in
         out[...] = target
 
 
-def _one_product(isa: str, a: AnyArray, b: AnyArray, out: AnyArray, threads: int) -> None:
-    """C-contiguous matrices of any formats."""
-    module = native.require_native()
-    lib, buffer = module.lib, module.ffi.from_buffer
-    (m, k), n = a.shape, b.shape[1]
-    status = lib.npk_gemm(
-        getattr(lib, isa), 1, m, n, k, _type_code(a), buffer(a), 0, k, 1, _type_code(b), buffer(b), 0, n, 1,
-        _type_code(out), buffer(out), 0, n, 1, threads,
-    )  # fmt: skip
-    if status:
-        native.raise_for_status(status, f"gemm {a.shape} x {b.shape}")
-
-
 def _readable(x: AnyArray, source: AnyArray) -> AnyArray:
     """``x``, or a copy when its elements are not on steps of their own size."""
     aligned = source.flags.aligned and not any(step % source.itemsize for step in source.strides)
     return x if aligned else np.array(x, order="C")
 
 
-def _one_batch(isa: str, a: AnyArray, b: AnyArray, out: AnyArray, threads: int) -> None:
+def _one_batch(isa: int, a: AnyArray, b: AnyArray, out: AnyArray, threads: int) -> None:
     lib = native.require_native().lib
     stack = out.ndim == 3
     batch, (m, k), n = out.shape[0] if stack else 1, a.shape[-2:], b.shape[-1]
@@ -377,18 +381,13 @@ def _one_batch(isa: str, a: AnyArray, b: AnyArray, out: AnyArray, threads: int) 
     def pieces(x: AnyArray) -> tuple[int, object, int, int, int]:
         steps = [stride // x.itemsize for stride in x.strides]
         columns = 1 if x.shape[-1] <= 1 else steps[-1]
-        return _type_code(x), _address(x), steps[0] if stack else 0, steps[-2], columns
+        return _C_TYPES[x.dtype], _address(x), steps[0] if stack else 0, steps[-2], columns
 
     status = lib.npk_gemm(
-        getattr(lib, isa), batch, m, n, k, *pieces(a), *pieces(b), *pieces(out), threads
+        isa, batch, m, n, k, *pieces(a), *pieces(b), *pieces(out), threads
     )  # fmt: skip
     if status:
         native.raise_for_status(status, f"gemm {a.shape} x {b.shape}")
-
-
-def _type_code(x: AnyArray) -> int:
-    code: int = getattr(native.require_native().lib, _C_TYPES[x.dtype])
-    return code
 
 
 def _address(x: AnyArray) -> object:

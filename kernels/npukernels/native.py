@@ -63,6 +63,11 @@ def require_native() -> ModuleType:
     return _native
 
 
+def constant(name: str) -> int:
+    """The value of a constant of the C side; -1 without the extension, where nothing can be called with it."""
+    return -1 if _native is None else int(getattr(_native.lib, name))
+
+
 def raise_for_status(status: int, what: str) -> None:
     """Turns a status of the C side into an error.
 
@@ -76,11 +81,13 @@ def raise_for_status(status: int, what: str) -> None:
     lib = require_native().lib
     if status == lib.NPK_OK:
         return
+    if status == lib.NPK_EALIAS:
+        hint, allowed = "pass a copy of the input", "expected memory of its own"
+        raise InputError(Problem("out shares memory with an input", "out", allowed=allowed, hint=hint))
     texts = {
         lib.NPK_EINVAL: "an argument the C side refuses",
         lib.NPK_EOVERFLOW: "sizes whose products exceed 63 bits",
         lib.NPK_ENOMEM: "no memory for the packing buffers",
         lib.NPK_EUNSUPPORTED: "an instruction set this CPU or build lacks",
-        lib.NPK_EALIAS: "out shares memory with an input",
     }
     raise InputError(f"{what}: {texts.get(status, f'status {status}')}")

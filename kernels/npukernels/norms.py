@@ -14,13 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from npukernels import native
-from npukernels.arguments import pointer, thread_count
+from npukernels.arguments import thread_count
 from npukernels.registry import kernel, select
 from npukernels.rowargs import (
+    C_TYPES,
     INSTRUCTION_SETS,
     Rows,
     as_rows,
-    c_type,
     narrow,
     positive,
     rows_argument,
@@ -63,10 +63,14 @@ def layernorm(
         InputError: bad dtype, shape or ``out``, or a variant that does not exist or cannot run here.
     """
     x = rows_argument(x, "x")
-    weight, bias = vector(weight, "weight", x.shape[-1]), vector(bias, "bias", x.shape[-1])
-    run = select("layernorm", variant).run
-    result = rows_output(out, x, weight, bias)
-    run(x, weight, bias, positive(eps, "eps"), result, thread_count(threads))
+    columns = x.shape[-1]
+    if weight is not None:
+        weight = vector(weight, "weight", columns)
+    if bias is not None:
+        bias = vector(bias, "bias", columns)
+    chosen = select("layernorm", variant)
+    result = rows_output(chosen.in_c, out, x, weight, bias)
+    chosen.run(x, weight, bias, positive(eps, "eps"), result, thread_count(threads))
     return result
 
 
@@ -99,14 +103,15 @@ def rmsnorm(
         InputError: bad dtype, shape, ``residual`` or ``out``, or a variant that does not exist or cannot run here.
     """
     x = rows_argument(x, "x")
-    weight = vector(weight, "weight", x.shape[-1])
-    run = select("rmsnorm", variant).run
+    if weight is not None:
+        weight = vector(weight, "weight", x.shape[-1])
+    chosen = select("rmsnorm", variant)
     if residual is not None:
         residual = _residual(residual, x, weight)
-    result = rows_output(out, x, weight)
+    result = rows_output(chosen.in_c, out, x, weight)
     if residual is not None and np.may_share_memory(result, residual):
         raise InputError(Problem("out shares memory with residual", "out", allowed="memory of its own"))
-    run(x, weight, positive(eps, "eps"), residual, result, thread_count(threads))
+    chosen.run(x, weight, positive(eps, "eps"), residual, result, thread_count(threads))
     return result
 
 
@@ -151,9 +156,9 @@ def softmax(
         InputError: bad dtype, shape or ``out``, or a variant that does not exist or cannot run here.
     """
     x = rows_argument(x, "x")
-    run = select("softmax", variant).run
-    result = rows_output(out, x)
-    run(x, bool(log), result, thread_count(threads))
+    chosen = select("softmax", variant)
+    result = rows_output(chosen.in_c, out, x)
+    chosen.run(x, bool(log), result, thread_count(threads))
     return result
 
 
@@ -243,37 +248,42 @@ def _softmax_numba(x: Rows, log: bool, out: Rows, threads: int) -> None:
     _by_numba(compiled("softmax"), x, out, log)
 
 
-def _pointer(x: Rows | None) -> object:
-    return native.require_native().ffi.NULL if x is None else pointer(x)
-
-
 def _register(variant: str, isa: str, requires: tuple[str, ...]) -> None:
     """The C variants for one instruction set."""
+    code = native.constant(isa)
 
     @kernel("layernorm", variant, requires=requires)
     def layernorm_c(x: Rows, weight: Vector, bias: Vector, eps: float, out: Rows, threads: int) -> None:
-        lib, type_ = native.require_native().lib, c_type(x)
-        x, (source, rows, columns, apart) = as_rows(x)
-        parameters = _pointer(weight), _pointer(bias), eps, pointer(out), threads
-        _checked(lib.npk_layernorm(getattr(lib, isa), type_, rows, columns, source, apart, *parameters), x)
+        module = native.require_native()
+        address, null = module.ffi.from_buffer, module.ffi.NULL
+        x, source, rows, columns, apart = as_rows(x, out)
+        status = module.lib.npk_layernorm(
+            code, C_TYPES[x.dtype], rows, columns, source, apart, null if weight is None else address(weight),
+            null if bias is None else address(bias), eps, address(out), threads,
+        )  # fmt: skip
+        if status:
+            native.raise_for_status(status, f"layernorm {x.shape}")
 
     @kernel("rmsnorm", variant, requires=requires)
     def rmsnorm_c(x: Rows, weight: Vector, eps: float, residual: Rows | None, out: Rows, threads: int) -> None:
-        lib, type_ = native.require_native().lib, c_type(x)
-        x, (source, rows, columns, apart) = as_rows(x)
-        parameters = _pointer(weight), eps, _pointer(residual), pointer(out), threads
-        _checked(lib.npk_rmsnorm(getattr(lib, isa), type_, rows, columns, source, apart, *parameters), x)
+        module = native.require_native()
+        address, null = module.ffi.from_buffer, module.ffi.NULL
+        x, source, rows, columns, apart = as_rows(x, out)
+        status = module.lib.npk_rmsnorm(
+            code, C_TYPES[x.dtype], rows, columns, source, apart, null if weight is None else address(weight), eps,
+            null if residual is None else address(residual), address(out), threads,
+        )  # fmt: skip
+        if status:
+            native.raise_for_status(status, f"rmsnorm {x.shape}")
 
     @kernel("softmax", variant, requires=requires)
     def softmax_c(x: Rows, log: bool, out: Rows, threads: int) -> None:
-        lib, type_ = native.require_native().lib, c_type(x)
-        x, (source, rows, columns, apart) = as_rows(x)
-        _checked(lib.npk_softmax(getattr(lib, isa), type_, log, rows, columns, source, apart, pointer(out), threads), x)
-
-
-def _checked(status: int, x: Rows) -> None:
-    if status:
-        native.raise_for_status(status, f"rows of {x.shape}")
+        module = native.require_native()
+        x, source, rows, columns, apart = as_rows(x, out)
+        target, number = module.ffi.from_buffer(out), C_TYPES[x.dtype]
+        status = module.lib.npk_softmax(code, number, log, rows, columns, source, apart, target, threads)
+        if status:
+            native.raise_for_status(status, f"softmax {x.shape}")
 
 
 for _variant, (_isa, _requires) in INSTRUCTION_SETS.items():

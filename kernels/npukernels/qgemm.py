@@ -13,14 +13,13 @@ The outputs made of it are exact too, in the sense that every variant applies th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from npukernels import native
-from npukernels.arguments import array, contiguous, output, pointer, thread_count
+from npukernels.arguments import WRITABLE, array, contiguous, output, thread_count
 from npukernels.int8_packing import PackedInt8, prepack_int8, unpack_int8
 from npukernels.registry import kernel, select
 from npukernels.rescale import Rescale, finish, make_rescale
@@ -29,6 +28,7 @@ from npusim.errors import InputError, Problem
 Any8: TypeAlias = npt.NDArray[Any]
 
 _S32_MAX = 2**31 - 1
+_SAFE_K = _S32_MAX // 255**2  # sums of so many products cannot leave int32
 
 
 def qgemm(
@@ -73,32 +73,34 @@ def qgemm(
         InputError: bad dtype, shape, zero point or scale, a ``k`` for which a sum could leave the range of
             int32, or a variant that does not exist or cannot run here.
     """
-    a = _left(a)
+    given, a = a, _left(a)
     m, k = a.shape
     n = _columns(b, k)
-    run = select("qgemm", variant).run
+    chosen = select("qgemm", variant)
     threads = thread_count(threads)
-    inputs = (a, b.panels) if isinstance(b, PackedInt8) else (a, b)
-    result = _result(out, (m, n), out_dtype, inputs)
+    in_c = chosen.in_c and isinstance(b, PackedInt8) and a is given
+    result = _result(out, (m, n), out_dtype, (given, b.panels if isinstance(b, PackedInt8) else b), in_c)
     packed = b if isinstance(b, PackedInt8) else prepack_int8(b, threads=threads)
     zeros = _zero_points(a, packed, a_zero, b_zero)
     rescale = make_rescale(m, n, out_dtype, a_scale, b_scale, bias, out_scale, out_zero, rounding)
-    _refuse_overflow(a, packed, zeros, rescale)
-    run(a, packed, zeros, rescale, result, threads)
+    if k > _SAFE_K or rescale.bias is not None:
+        _refuse_overflow(a, packed, zeros, rescale)
+    chosen.run(a, packed, zeros, rescale, result, threads)
     return result
 
 
-@dataclass(frozen=True)
-class ZeroPoints:
+class ZeroPoints(NamedTuple):
     """Zero points as the kernels take them.
 
     Args:
         a: of A.
         b: int32 (n,) of B as packed, i.e. 128 less for a uint8 B; None where all are zero.
+        reach: the largest distance of an int8 number from a zero point of B.
     """
 
     a: int
     b: npt.NDArray[np.int32] | None
+    reach: int = 128
 
 
 @kernel("qgemm", "ref")
@@ -138,14 +140,14 @@ def _vnni(a: Any8, b: PackedInt8, zeros: ZeroPoints, rescale: Rescale, out: Any8
 
 def _qgemm(isa: str, a: Any8, b: PackedInt8, zeros: ZeroPoints, rescale: Rescale, out: Any8, threads: int) -> None:
     module = native.require_native()
-    lib, null = module.lib, module.ffi.NULL
-    b_zero = null if zeros.b is None else pointer(zeros.b)
+    lib, address = module.lib, module.ffi.from_buffer
+    b_zero = module.ffi.NULL if zeros.b is None else address(zeros.b)
     bias, row_scale, scale, float_bias, shift = rescale.pointers
     panels, sums = b.pointers
     status = lib.npk_qgemm(
-        getattr(lib, isa), a.shape[0], b.n, b.k, pointer(a), a.shape[1], a.dtype == np.int8,
+        getattr(lib, isa), a.shape[0], b.n, b.k, address(a), a.shape[1], a.dtype == _S8,
         panels, sums, zeros.a, b_zero, bias, getattr(lib, rescale.kind), row_scale, scale,
-        float_bias, shift, rescale.double_round, rescale.zero, pointer(out), threads,
+        float_bias, shift, rescale.double_round, rescale.zero, address(out), threads,
     )  # fmt: skip
     if status:
         native.raise_for_status(status, f"qgemm {a.shape} x {(b.k, b.n)}")
@@ -164,6 +166,7 @@ def _columns(b: Any, k: int) -> int:
 
 # dtype.name takes microseconds; comparing dtypes does not.
 _DTYPES = {name: np.dtype(name) for name in ("int32", "float32", "int8", "uint8")}
+_S8 = _DTYPES["int8"]
 _BYTES = (_DTYPES["int8"], _DTYPES["uint8"])
 _NO_ZEROS = ZeroPoints(0, None)
 
@@ -174,21 +177,19 @@ def _left(a: Any) -> Any8:
     return contiguous(array(a, "a", ("int8", "uint8"), (2,)))
 
 
-def _result(out: Any, shape: tuple[int, int], name: Any, inputs: tuple[Any8, ...]) -> Any8:
+def _result(out: Any, shape: tuple[int, int], name: Any, inputs: tuple[Any8, ...], in_c: bool) -> Any8:
     dtype = _DTYPES.get(name) if isinstance(name, str) else None
     if dtype is None:
         raise InputError(Problem(f"out_dtype is {name!r}"[:100], "out_dtype", allowed="int32, float32, int8 or uint8"))
-    if type(out) is np.ndarray and out.dtype == dtype and out.shape == shape:
-        flags = out.flags
-        usable = flags.c_contiguous and flags.writeable and flags.aligned
-        if usable and not any(np.may_share_memory(out, x) for x in inputs):
-            return out
+    plain = in_c and type(out) is np.ndarray and out.dtype == dtype and out.shape == shape
+    if plain and out.flags.num & WRITABLE == WRITABLE:
+        return out  # type: ignore[no-any-return]
     return output(out, shape, name, *inputs)
 
 
 def _zero_points(a: Any8, b: PackedInt8, a_zero: Any, b_zero: Any) -> ZeroPoints:
     if type(a_zero) is int and type(b_zero) is int and a_zero == b_zero == 0:
-        return _NO_ZEROS if b.dtype == "int8" else ZeroPoints(0, b.moved_zero)
+        return _NO_ZEROS if b.dtype == "int8" else ZeroPoints(0, b.moved_zero, 255)
     left = _whole(a_zero, "a_zero", "int8" if a.dtype == _DTYPES["int8"] else "uint8")
     shift = 128 if b.dtype == "uint8" else 0
     if isinstance(b_zero, np.ndarray) and b_zero.ndim:
@@ -199,9 +200,11 @@ def _zero_points(a: Any8, b: PackedInt8, a_zero: Any, b_zero: Any) -> ZeroPoints
         for value in (values.min(initial=0), values.max(initial=0)):
             _whole(value, "b_zero", b.dtype)
         moved = values - np.int32(shift)
-        return ZeroPoints(left, moved if moved.any() else None)
+        reach = max(127 - int(moved.min(initial=0)), int(moved.max(initial=0)) + 128)
+        return ZeroPoints(left, moved if moved.any() else None, reach)
     right = _whole(b_zero, "b_zero", b.dtype) - shift
-    return ZeroPoints(left, np.full(b.n, right, np.int32) if right else None)
+    reach = max(127 - right, right + 128)
+    return ZeroPoints(left, np.full(b.n, right, np.int32) if right else None, reach)
 
 
 def _whole(value: Any, name: str, dtype: str) -> int:
@@ -215,14 +218,11 @@ def _whole(value: Any, name: str, dtype: str) -> int:
 
 def _refuse_overflow(a: Any8, b: PackedInt8, zeros: ZeroPoints, rescale: Rescale) -> None:
     """Refuses a k for which some operands of these dtypes and zero points would leave the range of int32."""
-    low, high = (-128, 127) if a.dtype == np.int8 else (0, 255)
+    low, high = (-128, 127) if a.dtype == _S8 else (0, 255)
     largest_a = max(high - zeros.a, zeros.a - low)
-    largest_b = 128
-    if zeros.b is not None and b.n:
-        largest_b = max(127 - int(zeros.b.min()), int(zeros.b.max()) + 128)
     bias = 0 if rescale.bias is None or not rescale.bias.size else int(np.abs(rescale.bias.astype(np.int64)).max())
-    if b.k * largest_a * largest_b + bias > _S32_MAX:
-        limit = max(0, (_S32_MAX - bias) // (largest_a * largest_b))
+    if b.k * largest_a * zeros.reach + bias > _S32_MAX:
+        limit = max(0, (_S32_MAX - bias) // (largest_a * zeros.reach))
         raise InputError(
             Problem(f"k = {b.k} is so long that a sum could exceed int32", "a", allowed=f"k <= {limit} here")
         )

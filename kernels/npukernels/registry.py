@@ -37,12 +37,19 @@ class Kernel:
         variant: the way, ``c-avx2``.
         requires: CPU features, and ``native`` for the C extension.
         run: the function; its signature is the same for all variants of an op.
+        isa: the constant of its instruction set, where the op calls C for plain arguments itself, without ``run``.
     """
 
     op: str
     variant: str
     requires: frozenset[str]
     run: Callable[..., Any]
+    isa: int | None = None
+
+    @functools.cached_property
+    def in_c(self) -> bool:
+        """Whether it is compiled; C looks for shared memory itself, and more cheaply."""
+        return "native" in self.requires
 
     @functools.cached_property
     def missing(self) -> tuple[str, ...]:
@@ -52,15 +59,19 @@ class Kernel:
 
 
 _KERNELS: dict[str, dict[str, Kernel]] = {}
+_FASTEST: dict[str, Kernel] = {}  # of the ops asked for so far
 
 
-def kernel(op: str, variant: str, requires: Iterable[str] = ()) -> Callable[[Function], Function]:
+def kernel(
+    op: str, variant: str, requires: Iterable[str] = (), isa: int | None = None
+) -> Callable[[Function], Function]:
     """Registers the decorated function as ``variant`` of ``op``.
 
     Args:
         op: name of the op.
         variant: name of the variant; ``ref`` is the NumPy one, ``c-*`` are compiled.
         requires: CPU feature names as ``cpu_features`` gives them, and ``native``.
+        isa: as of ``Kernel``.
 
     Raises:
         ValueError: the pair is already registered.
@@ -70,7 +81,8 @@ def kernel(op: str, variant: str, requires: Iterable[str] = ()) -> Callable[[Fun
         table = _KERNELS.setdefault(op, {})
         if variant in table:
             raise ValueError(f"{op} variant {variant!r} is registered twice")
-        table[variant] = Kernel(op, variant, frozenset(requires), function)
+        _FASTEST.pop(op, None)
+        table[variant] = Kernel(op, variant, frozenset(requires), function, isa)
         return function
 
     return register
@@ -100,12 +112,14 @@ def select(op: str, variant: str | None = None) -> Kernel:
     Raises:
         InputError: the op or variant does not exist, or this machine cannot run it.
     """
-    table = _KERNELS.get(op) or _table(op)
+    forced = _ENVIRONMENT.get(_ENV_KEY)
+    if variant is None and not forced and op in _FASTEST:
+        return _FASTEST[op]
+    table = _table(op)
     if variant is not None:
         if variant not in table:
             raise unknown_name(f"{op} variant", str(variant), table, "variant")
         return _runnable(table[variant], "variant")
-    forced = _ENVIRONMENT.get(_ENV_KEY)
     if forced:
         forced = os.fsdecode(forced)
         known = {name for kernels in _KERNELS.values() for name in kernels}
@@ -115,6 +129,7 @@ def select(op: str, variant: str | None = None) -> Kernel:
             return _runnable(table[forced], ENV_VARIANT)
     for chosen in reversed(table.values()):
         if not chosen.missing:
+            _FASTEST[op] = chosen
             return chosen
     raise InputError(f"no variant of {op} can run on this machine")
 

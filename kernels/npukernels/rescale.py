@@ -104,6 +104,9 @@ def make_rescale(
     rounding: str,
 ) -> Rescale:
     """Checks the arguments of ``qgemm`` that concern its output. Raises InputError when they do not fit."""
+    plain = out_dtype == "int32" and bias is None and type(a_scale) is type(b_scale) is type(out_scale) is float
+    if plain and a_scale == b_scale == out_scale == 1.0 and out_zero == 0 and rounding == "half_even":
+        return _PLAIN
     if rounding not in ROUNDINGS:
         raise unknown_name("rounding", str(rounding), ROUNDINGS, "rounding")
     if out_dtype == "int32":

@@ -9,12 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from npukernels import native
-from npukernels.arguments import Array, array, contiguous, pointer, thread_count
+from npukernels.arguments import ORDERED, Array, array, contiguous, thread_count
 from npukernels.registry import kernel, select
 from npukernels.rowargs import INSTRUCTION_SETS, as_rows, positive, rows_output
 from npusim.errors import InputError, Problem
 
 Positions = npt.NDArray[np.int64]
+
+_F32, _INT64 = np.dtype(np.float32), np.dtype(np.int64)
 
 
 def rope_cache(positions: int, rotary_dim: int, base: float = 10000.0) -> tuple[Array, Array]:
@@ -73,26 +75,43 @@ def rope(
     Raises:
         InputError: bad dtype, shape, position or ``out``, or a variant that does not exist or cannot run here.
     """
-    x = array(x, "x", ("float32",), (3,))
-    positions = contiguous(array(positions, "positions", ("int64",), (1,)))
-    cosines, sines = (array(v, name, ("float32",), (2,)) for v, name in ((cosines, "cosines"), (sines, "sines")))
+    chosen = select("rope", variant)
+    first, second = cosines, sines
+    in_c = chosen.in_c and _ordered(x, _F32, 3) and _ordered(positions, _INT64, 1)
+    in_c = in_c and _ordered(cosines, _F32, 2) and _ordered(sines, _F32, 2)
+    if not in_c:
+        x = array(x, "x", ("float32",), (3,))
+        positions = contiguous(array(positions, "positions", ("int64",), (1,)))
+        cosines, sines = array(cosines, "cosines", ("float32",), (2,)), array(sines, "sines", ("float32",), (2,))
+        first, second = contiguous(cosines), contiguous(sines)
     _matching(x, positions, cosines, sines)
-    run = select("rope", variant).run
-    result = rows_output(out, x, positions, cosines, sines)
-    run(x, positions, contiguous(cosines), contiguous(sines), bool(interleaved), result, thread_count(threads))
+    if not in_c:  # else C looks at the positions itself
+        _in_range(positions, cosines)
+    result = rows_output(in_c, out, x, positions, cosines, sines)
+    chosen.run(x, positions, first, second, bool(interleaved), result, thread_count(threads))
     return result
 
 
+def _ordered(x: Any, dtype: np.dtype[Any], dims: int) -> bool:
+    """Whether C takes ``x`` as it is."""
+    return type(x) is np.ndarray and x.dtype is dtype and x.ndim == dims and x.flags.num & ORDERED == ORDERED
+
+
 def _matching(x: Array, positions: Positions, cosines: Array, sines: Array) -> None:
-    """Raises InputError when shapes do not match, or a position is not in the tables."""
-    if cosines.shape != sines.shape:
+    """Raises InputError when shapes do not match."""
+    (tokens, _, dim), table = x.shape, cosines.shape
+    if table != sines.shape:
         raise InputError(Problem(f"cosines {cosines.shape} and sines {sines.shape} differ", "sines"))
-    if 2 * cosines.shape[1] > x.shape[2]:
+    if 2 * table[1] > dim:
         problem = f"the tables rotate {2 * cosines.shape[1]} dimensions of heads of {x.shape[2]}"
         raise InputError(Problem(problem, "cosines", allowed=f"at most {x.shape[2] // 2} columns"))
-    if positions.size != x.shape[0]:
+    if positions.size != tokens:
         problem = f"{positions.size} positions for {x.shape[0]} tokens"
         raise InputError(Problem(problem, "positions", allowed="one a token"))
+
+
+def _in_range(positions: Positions, cosines: Array) -> None:
+    """Raises InputError when a position is not in the tables."""
     if positions.size and not (positions.min() >= 0 and positions.max() < cosines.shape[0]):
         problem = f"positions are {positions.min()} to {positions.max()}"
         raise InputError(Problem(problem, "positions", allowed=f"0 to {cosines.shape[0] - 1}"))
@@ -117,19 +136,27 @@ def _ref(
 
 
 def _compiled(isa: str) -> Callable[..., None]:
+    code = native.constant(isa)
+
     def run(
         x: Array, positions: Positions, cosines: Array, sines: Array, interleaved: bool, out: Array, threads: int
     ) -> None:
-        lib = native.require_native().lib
+        module = native.require_native()
+        address = module.ffi.from_buffer
         tokens, heads, dim = x.shape
-        flat: Any = x if x.flags.c_contiguous else _tokens(x)
-        flat, (source, _, _, apart) = as_rows(flat.reshape(tokens, heads * dim))
-        tables = pointer(positions), cosines.shape[0], pointer(cosines), pointer(sines)
-        sizes = tokens, heads, dim, cosines.shape[1]
-        code = getattr(lib, isa)
-        status = lib.npk_rope(code, interleaved, *sizes, source, apart, *tables, pointer(out), threads)
+        count, half = cosines.shape
+        flat: Any = x
+        if x.flags.num & ORDERED == ORDERED:
+            source, apart = address(x), heads * dim
+        else:
+            flat, source, _, _, apart = as_rows(_tokens(x).reshape(tokens, heads * dim))
+        status = module.lib.npk_rope(
+            code, interleaved, tokens, heads, dim, half, source, apart, address(positions), count, address(cosines),
+            address(sines), address(out), threads,
+        )  # fmt: skip
         if status:
-            native.raise_for_status(status, f"rope {x.shape}")
+            _in_range(positions, cosines)
+            native.raise_for_status(status, f"rope {flat.shape}")
 
     return run
 

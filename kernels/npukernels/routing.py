@@ -115,7 +115,7 @@ def _ref(x: Array, k: int, values: Array, indices: Indices, threads: int) -> Non
 def _compiled(isa: str) -> Callable[[Any, int, Array, Indices, int], None]:
     def run(x: Any, k: int, values: Array, indices: Indices, threads: int) -> None:
         lib = native.require_native().lib
-        x, (source, rows, columns, apart) = as_rows(x)
+        x, source, rows, columns, apart = as_rows(x)
         results = pointer(values), pointer(indices)
         status = lib.npk_topk(getattr(lib, isa), rows, columns, k, source, apart, *results, threads)
         if status:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from npukernels import formats, native
-from npukernels.arguments import array, output, pointer
+from npukernels.arguments import ORDERED, WRITABLE, array, output
 from npusim.errors import InputError, Problem
 
 Rows: TypeAlias = npt.NDArray[Any]
@@ -18,9 +18,9 @@ _F32 = np.dtype(np.float32)
 
 # The constant that stands for an array's number format in C. By dtype, as ``dtype.name`` takes microseconds.
 C_TYPES = {
-    np.dtype(np.float32): "NPK_FP32",
-    np.dtype(np.uint16): "NPK_BF16",
-    np.dtype(np.float16): "NPK_FP16",
+    np.dtype(np.float32): native.constant("NPK_FP32"),
+    np.dtype(np.uint16): native.constant("NPK_BF16"),
+    np.dtype(np.float16): native.constant("NPK_FP16"),
 }
 
 # Of the C variants: the constant of the instruction set, and what it needs.
@@ -51,8 +51,9 @@ def vector(value: Any, name: str, size: int) -> Rows | None:
     """``value`` as a contiguous float32 vector of ``size`` elements; None stays None. Raises InputError otherwise."""
     if value is None:
         return None
-    if type(value) is np.ndarray and value.dtype is _F32 and value.shape == (size,) and value.flags.carray:
-        return value  # the common case, without the cost of a message
+    plain = type(value) is np.ndarray and value.dtype is _F32 and value.shape == (size,)
+    if plain and value.flags.num & ORDERED == ORDERED:
+        return value  # type: ignore[no-any-return]  # the common case, without the cost of a message
     x = array(value, name, ("float32",), (1,))
     if x.size != size:
         raise InputError(Problem(f"{name} has {x.size} elements", name, allowed=f"expected {size}"))
@@ -70,28 +71,25 @@ def positive(value: Any, name: str) -> float:
     return float(value)
 
 
-def rows_output(out: Any, x: Rows, *others: Rows | None) -> Rows:
+def rows_output(in_c: bool, out: Any, x: Rows, *others: Rows | None) -> Rows:
     """A new array like ``x``, or ``out``, which may be ``x`` itself when that is C-contiguous.
+
+    Args:
+        in_c: whether ``as_rows`` and a C function will take the arrays; these look for shared memory themselves.
+        out: what the caller gave.
+        x: the input that ``out`` is like.
+        others: further inputs; None are skipped.
 
     Raises:
         InputError: wrong dtype, shape or layout, read-only, or sharing memory with an input other than as a whole.
     """
-    present = [x, *(other for other in others if other is not None)]
-    if out is not None and _clearly_fits(out, x, present):
+    plain = in_c and type(out) is np.ndarray and out.dtype == x.dtype and out.shape == x.shape
+    if plain and out.flags.num & WRITABLE == WRITABLE:
         return out  # type: ignore[no-any-return]
+    present = [x, *(other for other in others if other is not None)]
     if isinstance(out, np.ndarray) and out.dtype.name == "bfloat16":
         out = out.view(np.uint16)
     return output(out, x.shape, x.dtype.name, *(other for other in present if not same(out, other)))
-
-
-def _clearly_fits(out: Any, x: Rows, inputs: list[Rows]) -> bool:
-    """Whether ``out`` passes all checks; cheaper than to find out which it fails."""
-    if type(out) is not np.ndarray or out.dtype != x.dtype or out.shape != x.shape:
-        return False
-    flags = out.flags
-    if not (flags.c_contiguous and flags.writeable and flags.aligned):
-        return False
-    return not any(np.may_share_memory(out, other) for other in inputs if other is not out)
 
 
 def same(out: Any, x: Rows) -> bool:
@@ -105,26 +103,27 @@ def same(out: Any, x: Rows) -> bool:
     )
 
 
-def as_rows(x: Rows) -> tuple[Rows, tuple[object, int, int, int]]:
-    """``x`` seen as rows: the array to keep alive, and (pointer, rows, columns, elements from row to row).
+def as_rows(x: Rows, out: Rows | None = None) -> tuple[Rows, object, int, int, int]:
+    """``x`` seen as rows: the array to keep alive, pointer, rows, columns, elements from row to row.
 
     Read in place when it is C-contiguous, or 2-D with contiguous aligned rows; else copied.
+
+    Raises:
+        InputError: it is copied, so that C cannot see that ``out`` shares its memory.
     """
-    size, columns = x.itemsize, x.shape[-1]
-    if not (x.flags.c_contiguous and x.flags.aligned):
+    columns = x.shape[-1]
+    ffi = native.require_native().ffi
+    if x.flags.num & ORDERED != ORDERED:
+        size = x.itemsize
         apart = x.strides[0] if x.ndim == 2 else 1
         if x.ndim != 2 or x.strides[1] != size or apart % size or not x.flags.aligned or not x.size:
+            if out is not None and np.may_share_memory(out, x):
+                native.raise_for_status(native.require_native().lib.NPK_EALIAS, "")
             x = np.array(x, order="C")
         else:
-            ffi = native.require_native().ffi
             pointing = ffi.cast("void *", x.__array_interface__["data"][0])
-            return x, (pointing, x.shape[0], columns, apart // size)
-    return x, (pointer(x), x.size // columns if columns else 0, columns, columns)
-
-
-def c_type(x: Rows) -> Any:
-    """The C constant of the number format of ``x``."""
-    return getattr(native.require_native().lib, C_TYPES[x.dtype])
+            return x, pointing, x.shape[0], columns, apart // size
+    return x, ffi.from_buffer(x), x.size // columns if columns else 0, columns, columns
 
 
 def widen(x: Rows) -> npt.NDArray[np.float64]:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from npukernels import native
-from npukernels.arguments import array, contiguous, output, pointer, thread_count
+from npukernels.arguments import ORDERED, WRITABLE, array, contiguous, output, thread_count
 from npukernels.registry import kernel, select
 from npukernels.weights import PackedWeight, by_group, integers, unpack_weight
 from npusim.errors import InputError, Problem, unknown_name
@@ -24,6 +24,7 @@ from npusim.errors import InputError, Problem, unknown_name
 Float32: TypeAlias = npt.NDArray[np.float32]
 
 COMPUTE = ("fp32", "int8")
+_F32 = np.dtype(np.float32)
 _VNNI = {"native", "avx512f", "avx512bw", "avx512vl", "avx512_vnni"}
 
 
@@ -68,16 +69,24 @@ def weight_gemm(
         bias = contiguous(array(bias, "bias", ("float32",), (1,)))
         if bias.shape != (weight.n,):
             raise InputError(Problem(f"bias has shape {bias.shape}", "bias", allowed=f"({weight.n},)"))
-    run = select("weight_gemm" if compute == "fp32" else "weight_gemm_int8", variant).run
+    chosen = select("weight_gemm" if compute == "fp32" else "weight_gemm_int8", variant)
     threads = thread_count(threads)
-    held = (x, weight.codes, weight.scale) if bias is None else (x, weight.codes, weight.scale, bias)
-    result: Float32 = output(out, (values.shape[0], weight.n), "float32", *held)
-    run(values, weight, bias, result, threads)
+    shape = values.shape[0], weight.n
+    result: Float32
+    plain = chosen.in_c and values is x and type(out) is np.ndarray and out.dtype is _F32 and out.shape == shape
+    if plain and out is not None and out.flags.num & WRITABLE == WRITABLE:
+        result = out  # C looks for shared memory
+    else:
+        held = (x, weight.codes, weight.scale) if bias is None else (x, weight.codes, weight.scale, bias)
+        result = output(out, shape, "float32", *held)
+    chosen.run(values, weight, bias, result, threads)
     return result
 
 
 def activations(x: Any) -> Float32:
     """``x`` as C-contiguous float32, from float32, float16 or bf16 codes; exact."""
+    if type(x) is np.ndarray and x.dtype is _F32 and x.ndim == 2 and x.flags.num & ORDERED == ORDERED:
+        return x
     x = array(x, "x", ("float32", "float16", "uint16", "bfloat16"), (2,))
     if x.dtype == np.float32:
         return contiguous(x)
@@ -169,11 +178,11 @@ def _run(
     threads: int,
 ) -> None:
     module = native.require_native()
-    lib, null = module.lib, module.ffi.NULL
-    zero = null if weight.zero is None else pointer(weight.zero)
+    lib, null, address = module.lib, module.ffi.NULL, module.ffi.from_buffer
+    zero = null if weight.zero is None else address(weight.zero)
     status = getattr(lib, function)(
-        getattr(lib, isa), *extra, x.shape[0], weight.n, weight.k, weight.group, pointer(x), pointer(weight.codes),
-        pointer(weight.scale), zero, null if bias is None else pointer(bias), pointer(out), threads,
+        getattr(lib, isa), *extra, x.shape[0], weight.n, weight.k, weight.group, address(x), address(weight.codes),
+        address(weight.scale), zero, null if bias is None else address(bias), address(out), threads,
     )  # fmt: skip
     if status:
         native.raise_for_status(status, f"weight_gemm {x.shape} x {(weight.k, weight.n)}")

@@ -94,11 +94,11 @@ def test_the_c_side_refuses_what_python_would_never_send(variant):
     module = native.require_native()
     lib, ffi = module.lib, module.ffi
     isa = getattr(lib, {"c-generic": "NPK_GENERIC", "c-avx2": "NPK_AVX2", "c-avx512": "NPK_AVX512"}[variant])
-    x = ffi.from_buffer(np.zeros(64, F32))
+    x, y = ffi.from_buffer(np.zeros(64, F32)), ffi.from_buffer(np.zeros(64, F32))
     good = {"batch": 1, "heads": 1, "kv_heads": 1, "seq_q": 1, "head_dim": 4, "v_head_dim": 4}
     good |= {"seq_kv": 2, "blocks": 1, "block_size": 2, "k_row": 4, "v_row": 4, "scale": 1.0}
 
-    def status(table=ffi.NULL, lengths=ffi.NULL, threads=1, out=x, **change):
+    def status(table=ffi.NULL, lengths=ffi.NULL, threads=1, out=y, **change):
         shape = ffi.new("npk_attention_shape *", good | change)
         return lib.npk_attention(isa, shape, x, x, x, ffi.NULL, ffi.NULL, table, lengths, out, threads)
 
@@ -109,6 +109,7 @@ def test_the_c_side_refuses_what_python_would_never_send(variant):
         assert status(**change) == lib.NPK_EINVAL, change
     assert status(threads=0) == lib.NPK_EINVAL
     assert status(out=ffi.NULL) == lib.NPK_EINVAL
+    assert status(out=x) == lib.NPK_EALIAS
     assert status(table) == lib.NPK_EINVAL
     assert status(lengths, lengths) == lib.NPK_EINVAL  # block 2 of 1
     assert status(lengths=lengths) == lib.NPK_EINVAL
