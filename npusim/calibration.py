@@ -251,19 +251,21 @@ def _load(path: Path) -> Calibration:
     return load_calibration(path)
 
 
-def _available(chip: str, scope: str, extra: Iterable[Calibration]) -> list[Calibration]:
+def _available(chip: str, scope: str, extra: Iterable[Calibration], folder: Path) -> list[Calibration]:
     head = f"{_slug(chip)}--" if scope == "chip" else f"class-{_slug(chip)}--"
-    found = [_load(path) for name, path in catalog().items() if name.startswith(head)]
+    found = [_load(path) for name, path in catalog(folder).items() if name.startswith(head)]
     return [c for c in extra if c.chip == chip and c.scope == scope] + found
 
 
-def find(chip: str, software: str, op: str, dtype: str) -> Calibration | None:
-    """The catalog's document of exactly this chip, software, operator and dtype, if there is one."""
-    path = catalog().get(document_name(chip, software, op, dtype))
+def find(chip: str, software: str, op: str, dtype: str, folder: Path = CATALOG) -> Calibration | None:
+    """The document of exactly this chip, software, operator and dtype in the catalog or a folder, if there is one."""
+    path = catalog(folder).get(document_name(chip, software, op, dtype))
     return None if path is None else _load(path)
 
 
-def resolve(chip: Chip, software: str, op: str, dtype: str, extra: Iterable[Calibration] = ()) -> Match | None:
+def resolve(
+    chip: Chip, software: str, op: str, dtype: str, extra: Iterable[Calibration] = (), folder: Path = CATALOG
+) -> Match | None:
     """The best document for an operator on ``chip``; None when nothing of its kind was ever measured.
 
     In this order: the chip's own document; of the same chip and dtype, another version of the software, then
@@ -275,10 +277,11 @@ def resolve(chip: Chip, software: str, op: str, dtype: str, extra: Iterable[Cali
         software: spelling of the rows ("" when unknown).
         op: operator name of the rows.
         dtype: dtype spelling of the rows.
-        extra: documents that are looked at before the catalog.
+        extra: documents that are looked at before those of the folder.
+        folder: where documents lie; default: the catalog.
     """
     extra = tuple(extra)
-    own = [c for c in _available(chip.name, "chip", extra) if _same_op(c.op, op)]
+    own = [c for c in _available(chip.name, "chip", extra, folder) if _same_op(c.op, op)]
     same = [c for c in own if dtype_key(c.dtype) == dtype_key(dtype)]
     if same:
         best = min(same, key=lambda c: _distance(c, software, op))
@@ -287,7 +290,7 @@ def resolve(chip: Chip, software: str, op: str, dtype: str, extra: Iterable[Cali
     # Stacks differ by more than generations do (launch, quantisation kernels), so the same stack comes first.
     for same_stack in (True, False):
         for name in chip_classes(chip):
-            learned = [c for c in _available(name, "class", extra) if _same_op(c.op, op)]
+            learned = [c for c in _available(name, "class", extra, folder) if _same_op(c.op, op)]
             learned = [c for c in learned if dtype_key(c.dtype) == dtype_key(dtype)]
             learned = [c for c in learned if not same_stack or stack(c.software) == stack(software)]
             if learned:
