@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.accuracy import MEASURED, thinned
+from bench.accuracy_results import MEASURED, thinned
 from npusim.accuracy.rows import load_measured
 from npusim.accuracy.trust import RESIDUALS
 from npusim.accuracy.validation import validate

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from npusim.accuracy.validation import Validation
 
 
 @click.command()
-@click.argument("files", metavar="FILE...", nargs=-1, required=True)
+@click.argument("files", metavar="FILE...", nargs=-1)
 @click.option("--chip", metavar="CHIP", help="Price all rows on this chip; default: the chip each device is called.")
 @click.option(
-    "--calibration", default="auto", show_default=True, metavar="auto|none|FILE", help="Calibrations that may be used."
+    "--calibration",
+    default="auto",
+    show_default=True,
+    metavar="auto|none|FILE|DIR",
+    help="Calibrations that may be used.",
 )
 @click.option(
     "--fidelity",
@@ -18,12 +29,18 @@ import click
     show_default=True,
     help="Model of the rows that no calibration prices.",
 )
+@click.option(
+    "--host", is_flag=False, flag_value="host", metavar="[DIR]",
+    help="Instead of FILE: time our kernels on this CPU and predict them from what npusim host wrote to DIR "
+    "(default: host; measured first when it is empty).",
+)  # fmt: skip
 @click.option("--top", type=click.IntRange(0, 1000), default=0, metavar="N", help="Show the N worst rows and why.")
 @click.option("--plot", type=click.Path(dir_okay=False), metavar="OUT", help="Write a plot (.svg or .html).")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object (microseconds, percent).")
 def validate(
-    files: tuple[str, ...], chip: str | None, calibration: str, fidelity: str, top: int, plot: str | None, as_json: bool
-) -> None:
+    files: tuple[str, ...], chip: str | None, calibration: str, fidelity: str, host: str | None, top: int,
+    plot: str | None, as_json: bool,
+) -> None:  # fmt: skip
     """Compare predictions with measured rows (CSV, gzip allowed; of a folder, every file that has rows).
 
     For each device, operation, dtype and software: how many rows, mean and median error, bias, rank
@@ -31,13 +48,17 @@ def validate(
     counted by reason.
     """
     import json
+    from pathlib import Path
 
     from npusim.accuracy.validation import validate as run
+    from npusim.errors import InputError, Problem
     from npusim.report import accuracy_plot, accuracy_text
 
     if plot:
         accuracy_plot.check_suffix(plot)
-    found = run(list(files), chip, calibration, fidelity)
+    if bool(files) == bool(host):
+        raise InputError(Problem("one of the two is needed", "validate", allowed="measured rows (FILE...) or --host"))
+    found = on_this_host(Path(host)) if host else run(list(files), chip, calibration, fidelity)
     if plot:
         accuracy_plot.write(found, plot)
     if as_json:
@@ -49,6 +70,15 @@ def validate(
     click.echo(accuracy_text.text(found))
     for row in found.worst(top):
         click.echo(accuracy_text.worst(row, why(row, fidelity)))
+
+
+def on_this_host(folder: Path) -> Validation:
+    """Times our kernels here and compares them with the folder's chip file, which is measured first when missing."""
+    from npusim.accuracy import host
+
+    if not (folder / host.CHIP).is_file():
+        host.measure_host(folder)
+    return host.validate_host(folder)
 
 
 def why(row: object, fidelity: str) -> str:

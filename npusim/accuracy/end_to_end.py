@@ -18,7 +18,8 @@ import numpy as np
 from npusim.accuracy.devices import chip_of, formats_of
 from npusim.accuracy.fitting import Fit, fit, residual_quantiles
 from npusim.accuracy.plain_end_to_end import model_of
-from npusim.accuracy.prediction import Calibrations, Predicted, apply_document, groups
+from npusim.accuracy.predicted import Predicted
+from npusim.accuracy.prediction import Calibrations, apply_document, groups
 from npusim.accuracy.rows import EndToEndRows, load_end_to_end
 from npusim.accuracy.table import Array
 from npusim.calibration import Calibration, Provenance, chip_classes

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 import numpy as np
 
 from npusim import dtypes, workload
-from npusim.accuracy import pricing
+from npusim.accuracy import limits, pricing
 from npusim.accuracy.devices import formats_of
 from npusim.accuracy.dims import RowDims
-from npusim.accuracy.prediction import UNCALIBRATED, Calibrations, Predicted, apply_document, chip_or_reason, groups
+from npusim.accuracy.predicted import UNCALIBRATED, Predicted
+from npusim.accuracy.prediction import Calibrations, apply_document, chip_or_reason, groups
 from npusim.accuracy.rows import CollectiveRows, RtlRows, VisionRows
 from npusim.accuracy.table import Array
 from npusim.chip import Chip, load_chip
@@ -49,6 +50,9 @@ def predict_collectives(
         match = calibrations.match(chip, wired(device, software), op, dtype)
         if match is not None:
             apply_document(found, which, RowDims(part), chip, match, dtype)
+            # A switch that reduces halves what a ring has to move.
+            most = np.full(len(which), limits.SLOWEST_COLLECTIVE)
+            limits.hold(found, which, found.roofline_s[which] / 2, most)
     return found
 
 

@@ -12,7 +12,8 @@ from functools import lru_cache
 import numpy as np
 
 from npusim.accuracy.devices import formats_of
-from npusim.accuracy.prediction import Predicted, chip_or_reason, groups
+from npusim.accuracy.predicted import Predicted
+from npusim.accuracy.prediction import chip_or_reason, groups
 from npusim.accuracy.rows import EndToEndRows
 from npusim.accuracy.table import Array, Floats
 from npusim.chip import Chip

@@ -8,81 +8,37 @@ predicted time or a reason why it has none.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
 from npusim import calibration as documents
-from npusim.accuracy import pricing
+from npusim.accuracy import limits, pricing
 from npusim.accuracy.devices import Formats, chip_of, formats_of
 from npusim.accuracy.dims import RowDims
+from npusim.accuracy.predicted import UNCALIBRATED, Predicted
 from npusim.accuracy.rows import Rows
-from npusim.accuracy.table import Array, Floats, Table
+from npusim.accuracy.table import Array
 from npusim.calibration import Calibration, Match
 from npusim.chip import Chip, find_chip, load_chip
 from npusim.cost.calibrated.family import Dims, family
 from npusim.errors import NpuError, Unavailable
 
 KEYS = ("device", "op", "dtype", "software")
-UNCALIBRATED = "uncalibrated"
-
-
-@dataclass
-class Predicted:
-    """A table of rows with what was predicted for each; arrays of one entry per row.
-
-    Args:
-        rows: what was measured.
-        keys: device, op, dtype and software of each row as they are reported.
-        measured_s: seconds.
-        predicted_s: seconds, nan where ``reason`` says why there is none.
-        roofline_s: plain roofline of the data sheet on the same row, nan where there is none.
-        low_s: lower end of the 80 % interval, nan without one.
-        high_s: its upper end.
-        fold_mape_pct: cross-validated error of the document that priced the row, nan without one.
-        bound: ``compute``, ``memory`` or ``launch``, by the plain roofline.
-        state: ``calibrated``, ``transferred`` or ``uncalibrated``.
-        model: what priced the row: a family, or a fidelity.
-        note: about the calibration of the row.
-        chip: catalog name, ``""`` where no chip is known.
-        reason: why the row is not priced, ``""`` where it is.
-    """
-
-    rows: Table
-    keys: dict[str, Array]
-    measured_s: Floats
-    predicted_s: Floats = field(init=False)
-    roofline_s: Floats = field(init=False)
-    low_s: Floats = field(init=False)
-    high_s: Floats = field(init=False)
-    fold_mape_pct: Floats = field(init=False)
-    bound: Array = field(init=False)
-    state: Array = field(init=False)
-    model: Array = field(init=False)
-    note: Array = field(init=False)
-    chip: Array = field(init=False)
-    reason: Array = field(init=False)
-
-    def __post_init__(self) -> None:
-        count = len(self.rows)
-        for name in ("predicted_s", "roofline_s", "low_s", "high_s", "fold_mape_pct"):
-            setattr(self, name, np.full(count, np.nan))
-        for name in ("bound", "state", "model", "note", "chip", "reason"):
-            setattr(self, name, np.full(count, "", dtype=object))
-        self.state[:] = UNCALIBRATED
-
-    @property
-    def priced(self) -> Array:
-        """Mask of the rows that have a prediction."""
-        return np.isfinite(self.predicted_s)
 
 
 class Calibrations:
-    """Which documents may be used: none, those of the catalog, or one that was named."""
+    """Which documents may be used: none, those of the catalog or of another folder, or one that was named."""
 
     def __init__(self, which: str | Calibration | Sequence[Calibration] = "auto") -> None:
         self.named: tuple[Calibration, ...] = ()
-        self.catalog = which == "auto"
+        folder = isinstance(which, str) and which not in ("auto", "none") and Path(which).is_dir()
+        self.folder = Path(str(which)) if folder else documents.CATALOG
+        self.catalog = which == "auto" or folder
+        self.any = which != "none"
+        if folder:
+            return
         if isinstance(which, Calibration):
             self.named = (which,)
         elif not isinstance(which, str):
@@ -92,13 +48,13 @@ class Calibrations:
 
     def exact(self, chip: Chip, software: str, op: str, dtype: str) -> Match | None:
         """The document of just this software, or None."""
-        found = documents.find(chip.name, software, op, dtype) if self.catalog else None
+        found = documents.find(chip.name, software, op, dtype, folder=self.folder) if self.catalog else None
         return None if found is None else Match(found, "calibrated")
 
     def match(self, chip: Chip, software: str, op: str, dtype: str) -> Match | None:
         """The best document for a group, or None."""
         if self.catalog:
-            return _of_stack(documents.resolve(chip, software, op, dtype), software)
+            return _of_stack(documents.resolve(chip, software, op, dtype, folder=self.folder), software)
         tried = [documents.resolve(chip, software, op, dtype, (document,)) for document in self.named]
         usable = [m for m, own in zip(tried, self.named, strict=True) if m is not None and m.calibration is own]
         # A document of this very format goes before one of another that could stand in for it.
@@ -180,18 +136,23 @@ def _price_group(
     found.roofline_s[which], found.bound[which], found.reason[which] = naive.time_s, naive.bound, naive.reason
     left = np.ones(len(which), dtype=bool)
     dtype = str(rows.column("dtype")[0])
-    for (software,), inside in groups([rows.column("software")]):
+    shaped = np.flatnonzero(pricing.has_shape(naive.reason))
+    for (software,), inside in ((key, shaped[at]) for key, at in groups([rows.column("software")[shaped]])):
         for match, part in _documents(rows.select(inside), calibrations, chip, software, op, dtype):
             at = inside[part]
             left[at] = ~apply_document(found, which[at], RowDims(rows.select(at)), chip, match, dtype)
-    if not left.any():
-        return
-    usable = fidelity if not machine.missing(fidelity) else "roofline"
-    shapes = pricing.Shapes(rows.select(left), op, formats)
-    seconds, _, reason = pricing.uncalibrated(shapes, machine, usable, residency)
-    at = which[left]
-    found.predicted_s[at], found.reason[at] = seconds, reason
-    found.model[at], found.state[at] = usable, UNCALIBRATED
+    if left.any():
+        usable = fidelity if not machine.missing(fidelity) else "roofline"
+        shapes = pricing.Shapes(rows.select(left), op, formats)
+        seconds, _, reason = pricing.uncalibrated(shapes, machine, usable, residency)
+        at = which[left]
+        found.predicted_s[at], found.reason[at] = seconds, reason
+        found.model[at], found.state[at] = usable, UNCALIBRATED
+    elsewhere = found.state[which] != "calibrated"
+    if calibrations.any and elsewhere.any():
+        shapes, at = pricing.Shapes(rows.select(elsewhere), op, formats), which[elsewhere]
+        most = limits.slowest(op, found.state[at] == "transferred")
+        limits.hold(found, at, limits.floor_s(shapes, machine), most)
 
 
 def _documents(

@@ -86,7 +86,7 @@ class Shapes:
         self.inverse = np.zeros(0, dtype=np.intp)
         self.at = np.zeros(0, dtype=np.intp)
         if found is None:
-            self.reason[:] = f"no operator of npusim computes '{op}'"
+            self.reason[:] = f"{_NO_OPERATOR} computes '{op}'"
             return
         self.operation: Operation = found
         columns = {name: dims.get(name, np.full(len(rows), np.nan)) for name in found.needs}
@@ -135,12 +135,22 @@ class Shapes:
         try:
             seconds[which], bound[which] = price(self.ops(which))
         except NpuError as error:
-            if len(which) == 1 or "unavailable" in str(error) or "has no rate" in str(error):
+            if len(which) == 1 or any(text in str(error) for text in _OF_THE_CHIP):
                 reason[which] = str(error).splitlines()[0][:160]
                 return
             half = len(which) // 2  # one shape out of range does not cost the others their price
             self._price(which[:half], price, seconds, bound, reason)
             self._price(which[half:], price, seconds, bound, reason)
+
+
+_OF_THE_CHIP = ("unavailable", "has no rate")
+_NO_OPERATOR = "no operator of npusim"
+
+
+def has_shape(reason: Array) -> Array:
+    """Rows whose dimensions are complete and in range: only the chip or npusim lacks something, if anything."""
+    elsewhere = (*_OF_THE_CHIP, _NO_OPERATOR)
+    return np.array([not text or any(part in text for part in elsewhere) for text in reason], dtype=bool)
 
 
 def _scalar(value: object) -> int:

@@ -217,20 +217,12 @@ def test_a_document_of_another_stack_is_transferred(tmp_path: Path, toy: Chip, d
     assert (version.state, other.state) == ("calibrated", "transferred")
 
 
-def test_a_kernel_with_a_document_of_its_own(tmp_path: Path, toy: Chip, document: Calibration, monkeypatch):
-    monkeypatch.setattr("npusim.calibration.CATALOG", tmp_path)
+def test_a_kernel_with_a_document_of_its_own(tmp_path: Path, toy: Chip, document: Calibration):
     special = {"software": "lab kernel=odd", "parameters": {"time": {"value": 1e-6, "low": 1e-6, "high": 1e-6}}}
-    documents = [document, Calibration.model_validate(document.model_dump() | special)]
-    monkeypatch.setattr(
-        "npusim.calibration._available",
-        lambda chip, scope, extra: [d for d in documents if d.chip == chip and d.scope == scope],
-    )
-    monkeypatch.setattr(
-        "npusim.calibration.find",
-        lambda chip, software, op, dtype: next((d for d in documents if d.software == software), None),
-    )
+    for each in (document, Calibration.model_validate(document.model_dump() | special)):
+        save(each, tmp_path / "documents")
     file = rows_of(tmp_path, CUBE.format(us=500, extra="kernel=usual"), CUBE.format(us=1, extra="kernel=odd"))
-    table = validate([file], chip=toy, calibration="auto").tables[0]
+    table = validate([file], chip=toy, calibration=str(tmp_path / "documents")).tables[0]
     assert table.predicted_s.tolist() == [500e-6, 1e-6]
 
 

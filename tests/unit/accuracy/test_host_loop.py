@@ -11,6 +11,7 @@ from npusim.accuracy.host_clock import Timing
 from npusim.accuracy.host_shapes import CALIBRATION, SUBJECTS, VALIDATION
 from npusim.accuracy.rows import load_rows
 from npusim.chip import read_chip
+from npusim.cli import cli
 from npusim.cost.calibrated.family import family
 from npusim.errors import InputError
 from npusim.host_verb import host as verb
@@ -147,6 +148,8 @@ def test_the_loop_from_measuring_to_the_verdict(monkeypatch, tmp_path, chip):
     assert not found.unpriced
     assert {group.state for group in found.groups} == {"calibrated"}
     assert found.overall.bias_pct == pytest.approx(-4.8, abs=3)
+    other = runner.invoke(cli, ["validate", "--host", str(folder)], catch_exceptions=False)
+    assert other.output == done.output
     done = runner.invoke(verb, ["--out", str(folder), "--no-fit", "--json"], catch_exceptions=False)
     assert '"documents": []' in done.output
     assert not list((folder / "calibrations").glob("*.yaml"))
