@@ -107,3 +107,12 @@ def test_a_real_engine_is_met_on_requests_left_out(shared: Path):
     assert found.left_out.tpot_mape_pct <= 5
     assert found.left_out.e2e_mape_pct <= 8
     assert abs(found.left_out.ttft_mean_pct) <= 15
+
+
+def test_scenarios_print_the_figure_that_mlperf_reports():
+    code, text = run("h100", "llama-3.1-8b", "--scenario", "server", "--precision", "fp8", "--chips", "1", *QUICK)
+    assert code == 0 and text.startswith("MLPerf llama3.1-8b server:")
+    assert "p99 TTFT" in text and "of 2000 ms" in text
+    code, text = run("h100", "llama-3.1-8b", "--scenario", "Offline", "--chips", "1", "--json", *QUICK)
+    data = json.loads(text)
+    assert code == 0 and data["tokens_per_s"] > 0 and data["serving"]["requests"] == 100
