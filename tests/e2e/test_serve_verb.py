@@ -116,3 +116,10 @@ def test_scenarios_print_the_figure_that_mlperf_reports():
     code, text = run("h100", "llama-3.1-8b", "--scenario", "Offline", "--chips", "1", "--json", *QUICK)
     data = json.loads(text)
     assert code == 0 and data["tokens_per_s"] > 0 and data["serving"]["requests"] == 100
+
+
+def test_k_perf_under_load_prints_percentiles(tmp_path: Path):
+    result = CliRunner().invoke(cli, ["kperf", "--chip", "h100", "--model", "llama-3.1-8b", "--precision", "fp8",
+                                      "--slo", "ttft=1s,tpot=20ms", "--out", str(tmp_path)])  # fmt: skip
+    assert result.exit_code == 0 and "TTFT p99" in result.output and "Goodput" in result.output
+    assert "load_tpot_p99_s" in (tmp_path / "kperf.csv").read_text().splitlines()[0]
