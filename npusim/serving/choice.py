@@ -33,7 +33,7 @@ def placed(case: Case, source: Source, slo: Slo | None, chips: int | str, tp: in
     found = fitting(case, [tp] if tp else list(DEGREES))
     if source.concurrency:
         return found[0]
-    return _fewest(found if tp else _few(found), source, slo)
+    return _fewest(found if tp else few(found), source, slo)
 
 
 def fitting(case: Case, degrees: list[int]) -> list[Case]:
@@ -54,8 +54,8 @@ def fitting(case: Case, degrees: list[int]) -> list[Case]:
     return found
 
 
-def _few(cases: list[Case]) -> list[Case]:
-    """The smallest degree, and those up to eight."""
+def few(cases: list[Case]) -> list[Case]:
+    """Of cases at growing degrees: the smallest degree, and those up to eight."""
     return [cases[0], *(case for case in cases[1:] if case.place.tp <= _TP_TRIED)]
 
 

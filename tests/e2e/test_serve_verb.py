@@ -123,3 +123,13 @@ def test_k_perf_under_load_prints_percentiles(tmp_path: Path):
                                       "--slo", "ttft=1s,tpot=20ms", "--out", str(tmp_path)])  # fmt: skip
     assert result.exit_code == 0 and "TTFT p99" in result.output and "Goodput" in result.output
     assert "load_tpot_p99_s" in (tmp_path / "kperf.csv").read_text().splitlines()[0]
+
+
+def test_a_fleet_says_users_watts_and_racks():
+    fleet = ("npu-2pf", "llama-3.1-8b", "--fleet-pflops", "155", "--slo", "ttft=1s,tpot=50ms", "--precision", "fp8")
+    code, text = run(*fleet, *QUICK)
+    assert code == 0 and text.startswith("155 PFLOP/s (fp8, dense) of npu-2pf")
+    for word in ("users", "racks", "kW", "tokens/s", "assumed"):
+        assert word in text
+    code, text = run(*fleet, "--json", *QUICK)
+    assert code == 0 and json.loads(text)["users"] > 0
