@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from npusim.chip import Chip
     from npusim.cost import Cost
     from npusim.kperf_suite import KPerf
+    from npusim.models import Model
     from npusim.workload import Workload
 
 power_cap_option = click.option(
@@ -156,6 +157,8 @@ def _tp(text: str | None) -> int | None:
 )
 @click.option("--out", metavar="DIR", help="Also write kperf.xlsx, kperf.html, kperf.csv and kperf.json there.")
 @click.option("--baseline", is_flag=True, help="With --set: the chip as its file has it beside the changed one.")
+@click.option("--under-load", is_flag=True, help="Also run each row's closed loop request by request: percentiles.")
+@click.option("--slo", metavar="LIMITS", help="With --under-load: what counts as goodput, as ttft=450ms,tpot=40ms.")
 @click.option("--all", "full", is_flag=True, help="Print every row instead of the representative ones.")
 @power_cap_option
 @set_option
@@ -169,6 +172,8 @@ def kperf(
     fidelity: str,
     out: str | None,
     baseline: bool,
+    under_load: bool,
+    slo: str | None,
     full: bool,
     power_cap: bool,
     overrides: tuple[str, ...],
@@ -190,6 +195,8 @@ def kperf(
             loaded, suite=chosen, models=nets, precisions=names, tp=_tp(tp), fidelity=fidelity, progress=step,
             power_cap=power_cap,
         )  # fmt: skip
+    if under_load or slo:
+        result = _under_load(result, slo, nets)
     if as_json:
         _print_json(result.to_dict())
     else:
@@ -200,6 +207,15 @@ def kperf(
         for path in _write(result, out):
             click.echo(f"wrote {path}", err=as_json)
     result.require_any()
+
+
+def _under_load(result: KPerf, slo: str | None, nets: list[Model]) -> KPerf:
+    from npusim.serving.metrics import parse_slo
+    from npusim.serving.under_load import under_load
+
+    limits = parse_slo(slo) if slo else None
+    with _progress(len(result.costs), "serving") as step:
+        return under_load(result, limits, tuple(nets), step)
 
 
 def _write(result: KPerf, out: str) -> list[Path]:

@@ -103,6 +103,7 @@ class KPerf:
         fidelity: the model that priced the steps.
         notes: assumptions of the suite, the chips and the model.
         costs: (chip label, model, precision) → (prefill cost, decode cost) over the rows that fit, for plots.
+        load: whether the rows carry ``LOAD_COLUMNS`` too.
     """
 
     suite: Suite
@@ -111,6 +112,12 @@ class KPerf:
     fidelity: str
     notes: tuple[str, ...]
     costs: dict[tuple[str, str, str], tuple[Cost, Cost]] = field(default_factory=dict, repr=False)
+    load: bool = False
+
+    @property
+    def columns(self) -> tuple[tuple[str, str, str, str], ...]:
+        """``COLUMNS``, with those of the load before the note when the rows carry them."""
+        return (*COLUMNS[:-1], *LOAD_COLUMNS, COLUMNS[-1]) if self.load else COLUMNS
 
     @property
     def fitting(self) -> list[dict[str, Any]]:
@@ -172,6 +179,17 @@ COLUMNS: tuple[tuple[str, str, str, str], ...] = (
     ("memory_bytes", "Memory", "GB", "weights, KV cache and activations per chip"),
     ("mlperf_limits_met", "MLPerf limits met", "", "loadgen limits met by ttft_s and tpot_loaded_s"),
     ("note", "Note", "", "why a row has no figures"),
+)
+
+# More of them, with ``under_load`` (npusim.serving): the row's closed loop, request by request.
+LOAD_COLUMNS: tuple[tuple[str, str, str, str], ...] = (
+    ("load_ttft_p50_s", "TTFT p50", "ms", "under load: median time to first token, chunked prefill among decodes"),
+    ("load_ttft_p99_s", "TTFT p99", "ms", "under load: 99th percentile of the time to first token"),
+    ("load_tpot_p50_s", "TPOT p50", "ms", "under load: median time per output token of a request"),
+    ("load_tpot_p99_s", "TPOT p99", "ms", "under load: 99th percentile of the time per output token"),
+    ("load_tokens_per_s", "Loaded throughput", "tokens/s", "under load: output tokens per second of the loop"),
+    ("load_goodput_tokens_per_s", "Goodput", "tokens/s", "under load: output tokens per second within the limits"),
+    ("load_attainment", "SLO met", "%", "under load: share of the requests within the limits"),
 )
 
 

@@ -13,6 +13,8 @@ from npusim.errors import InputError, Problem
 if TYPE_CHECKING:
     from npusim.chip import Chip
     from npusim.serving.answer import Serving
+    from npusim.serving.fleet import Fleet
+    from npusim.serving.scenarios import ScenarioResult
 
 _ENGINE_OPTIONS = (
     click.option("--max-tokens", type=int, default=2048, show_default=True, help="New tokens of a step at most."),
@@ -59,6 +61,13 @@ def _engine_options(command: Any) -> Any:
 @click.option("--users", type=int, default=1, show_default=True, help="Users the requests are dealt to.")
 @click.option("--prefix", metavar="GROUPS:TOKENS", help="Requests of a group share their first TOKENS tokens.")
 @click.option("--find-rate", is_flag=True, help="Also look for the highest rate that holds the SLO.")
+@click.option("--scenario", metavar="NAME", help="MLPerf: offline, server, interactive or singlestream.")
+@click.option("--benchmark", metavar="NAME", help="Whose samples and limits the scenario uses. Default: the model's.")
+@click.option("--fleet-pflops", type=float, metavar="N", help="What a test bed of so many PFLOPS serves instead.")
+@click.option("--fleet-precision", default="fp8", show_default=True, metavar="FORMAT", help="Whose peak is counted.")
+@click.option("--think", "think_s", type=float, default=30.0, show_default=True, metavar="SECONDS",
+              help="Fleet: between an answer and the user's next request.")  # fmt: skip
+@click.option("--rack-kw", type=float, default=40.0, show_default=True, help="Fleet: power of a rack.")
 @click.option("--measured", metavar="FILE.csv", help="Fit to measured requests and score on those left out instead.")
 @_engine_options
 @click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Change one figure of the chip.")
@@ -82,6 +91,14 @@ def serve(
                               fidelity=given["fidelity"], tp=given["tp"] or 1)  # fmt: skip
         click.echo(json.dumps(fitted.to_dict(), indent=1) if as_json else serving_measured.render(fitted))
         return
+    if given["scenario"]:
+        scored = _scenario(hardware, model, rules, given)
+        click.echo(json.dumps(scored.to_dict(), indent=1, allow_nan=False) if as_json else _scored(scored, hardware))
+        context.exit(1 if scored.verdicts else 0)
+    if given["fleet_pflops"] is not None:
+        bed = _fleet(hardware, model, rules, given)
+        click.echo(json.dumps(bed.to_dict(), indent=1, allow_nan=False) if as_json else _fleet_text(bed, hardware))
+        context.exit(1 if bed.verdicts else 0)
     result = _serve(hardware, model, rules, given)
     click.echo(_json(result) if as_json else _text(result, hardware))
     if result.verdicts:
@@ -104,14 +121,56 @@ def _pair(text: str, option: str, kind: type = int) -> tuple[Any, Any]:
     return kind(found[1]), kind(found[2])
 
 
+def _chips(chips: str) -> int | str:
+    if chips == "auto":
+        return chips
+    if not re.fullmatch(r"[0-9]{1,6}", chips):
+        raise InputError(Problem(f"{chips[:40]!r}", "--chips", allowed="a number, or auto"))
+    return int(chips)
+
+
+def _scenario(hardware: Chip, model: str, rules: Any, given: dict[str, Any]) -> ScenarioResult:
+    from npusim.serving.scenarios import scenario
+
+    for option in ("trace", "slo", "prefix", "disaggregate"):
+        if given[option]:
+            raise InputError(Problem("a scenario brings its own requests and limits", f"--{option}"))
+    return scenario(
+        hardware, model, given["scenario"].lower().replace("-", ""), benchmark=given["benchmark"],
+        chips=_chips(given["chips"]), tp=given["tp"], pp=given["pp"], precision=given["precision"],
+        fidelity=given["fidelity"], rules=rules, samples=given["requests"], seed=given["seed"],
+    )  # fmt: skip
+
+
+def _fleet(hardware: Chip, model: str, rules: Any, given: dict[str, Any]) -> Fleet:
+    from npusim.serving.fleet import Rooms, fleet
+
+    for option in ("trace", "prefix", "disaggregate"):
+        if given[option]:
+            raise InputError(Problem("a fleet is asked with drawn requests", f"--{option}"))
+    return fleet(
+        hardware, model, given["fleet_pflops"], fmt=given["fleet_precision"], input=given["input_tokens"],
+        output=given["output_tokens"], rules=rules, think_s=given["think_s"], rooms=Rooms(1e3 * given["rack_kw"]),
+        **{name: given[name] for name in ("arrivals", "requests", "seed", "slo", "tp", "pp", "precision", "fidelity")},
+    )  # fmt: skip
+
+
+def _fleet_text(bed: Fleet, hardware: Chip) -> str:
+    from npusim.report import serving_fleet
+
+    return serving_fleet.render(bed.to_dict(), _text(bed.serving, hardware))
+
+
+def _scored(scored: ScenarioResult, hardware: Chip) -> str:
+    from npusim.report import serving_scenario
+
+    return serving_scenario.render(scored.to_dict(), _text(scored.serving, hardware))
+
+
 def _serve(hardware: Chip, model: str, rules: Any, given: dict[str, Any]) -> Serving:
     from npusim.serving.answer import serve as ask
 
-    chips = given["chips"]
-    if chips != "auto":
-        if not re.fullmatch(r"[0-9]{1,6}", chips):
-            raise InputError(Problem(f"{chips[:40]!r}", "--chips", allowed="a number, or auto"))
-        chips = int(chips)
+    chips = _chips(given["chips"])
     names = (
         "arrivals",
         "trace",

@@ -8,14 +8,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from npusim import units
-from npusim.kperf_suite import COLUMNS
+from npusim.kperf_suite import COLUMNS, LOAD_COLUMNS
 
 NOTHING = "-"
 # Unit shown → factor from SI.
 SCALE = {"ms": 1e3, "%": 100.0, "GB": 1e-9}
-HEADING = {key: heading for key, heading, _, _ in COLUMNS}
-UNIT = {key: unit for key, _, unit, _ in COLUMNS}
-DEFINITION = {key: text for key, _, _, text in COLUMNS}
+_ALL = (*COLUMNS, *LOAD_COLUMNS)
+HEADING = {key: heading for key, heading, _, _ in _ALL}
+UNIT = {key: unit for key, _, unit, _ in _ALL}
+DEFINITION = {key: text for key, _, _, text in _ALL}
 TEXT_KEYS = frozenset({"chip", "model", "precision", "bound_prefill", "bound_decode", "mlperf_limits_met", "note"})
 COUNT_KEYS = frozenset({"tp", "input_tokens", "output_tokens", "concurrency"})
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from npusim import units
-from npusim.kperf_suite import COLUMNS, KPerf, assumed_note
+from npusim.kperf_suite import KPerf, assumed_note
 from npusim.report import compare, format, plots, view
 from npusim.report import html_parts as html
 from npusim.report.svg import escape
@@ -28,7 +28,7 @@ def render(kperf: KPerf) -> str:
     sections += [(f"model-{i}", name, _model(kperf, chips, name, f"model-{i}")) for i, name in enumerate(models)]
     sections.append(("all", "All rows", _all_rows(kperf, chips)))
     sections += [(f"chip-{i}", f"Chip {one.label}", _chip(one)) for i, one in enumerate(chips)]
-    sections += [("definitions", "Definitions", _definitions()), ("notes", "Notes", html.listed(kperf.notes))]
+    sections += [("definitions", "Definitions", _definitions(kperf)), ("notes", "Notes", html.listed(kperf.notes))]
     fit = f"{len(kperf.fitting)} of {len(kperf.rows)} rows fit"
     about = (f"Suite {kperf.suite.name}", kperf.suite.title, f"fidelity {kperf.fidelity}", fit)
     title = "K-Perf prediction: " + ", ".join(one.chip.title for one in chips)
@@ -201,7 +201,7 @@ def _operator(op: view.Operator) -> str:
 
 
 def _all_rows(kperf: KPerf, chips: Sequence[view.ChipRows]) -> str:
-    keys = [key for key, *_ in COLUMNS if key != "chip" or len(chips) > 1]
+    keys = [key for key, *_ in kperf.columns if key != "chip" or len(chips) > 1]
     keys.insert(keys.index("concurrency") + 1, "concurrency_level")
     head = "".join(_sortable(key) for key in keys)
     body = "\n".join(_row(chip.label, row, keys) for chip in chips for row in chip.rows)
@@ -267,7 +267,7 @@ def _fact(figure: view.Figure) -> str:
     return f'<tr{kind}><th scope="row">{escape(figure.path)}</th>{"".join(html.td(text, False) for text in cells)}</tr>'
 
 
-def _definitions() -> str:
+def _definitions(kperf: KPerf) -> str:
     items = "".join(f"<dt>{escape(heading)}{f' ({escape(unit)})' if unit else ''}</dt><dd>{escape(text)}</dd>"
-                    for _, heading, unit, text in COLUMNS)  # fmt: skip
+                    for _, heading, unit, text in kperf.columns)  # fmt: skip
     return f"<dl>{items}</dl>"

@@ -65,6 +65,13 @@ FIGURES = (
     _figure("tokens_per_j", "Effic.", "tok/J", 3),
     Column("Bound", "prefill/decode", _bound, 2, right=False),
 )
+LOADED = (
+    _figure("load_ttft_p50_s", "TTFT p50", "ms", 6),
+    _figure("load_ttft_p99_s", "TTFT p99", "ms"),
+    _figure("load_tpot_p50_s", "TPOT p50", "ms", 6),
+    _figure("load_tpot_p99_s", "TPOT p99", "ms"),
+    _figure("load_goodput_tokens_per_s", "Goodput", "tokens/s"),
+)
 
 
 def _ratio(metric: str, heading: str, rank: int) -> Column:
@@ -110,7 +117,7 @@ class _Painter:
         labels = [one.label for one in view.by_chip(kperf)]
         blocks = [(str(model), _lines(joined, model, labels)) for model in view.unique(kperf.rows, "model")]
         condition = (*CONDITION, CHIP) if many else CONDITION
-        figures = (*FIGURES, *RATIOS) if many else FIGURES
+        figures = (*FIGURES, *(LOADED if kperf.load else ()), *(RATIOS if many else ()))
         lines = [line for _, block in blocks for line in block]
         columns, widths = self.fit(condition, figures, lines)
         yield from self.header(columns, widths)

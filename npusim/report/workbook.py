@@ -15,7 +15,7 @@ from typing import Any
 
 from npusim import units
 from npusim.errors import InputError, Problem
-from npusim.kperf_suite import COLUMNS, KPerf, assumed_note
+from npusim.kperf_suite import KPerf, assumed_note
 from npusim.report import compare, format, view
 from npusim.report.workbook_charts import Charts
 
@@ -216,7 +216,7 @@ class _Writer:
     def model(self, model: str) -> None:
         """Every row of one model."""
         sheet = self.sheet(model)
-        keys = [key for key, *_ in COLUMNS if key != "model" and (key != "chip" or len(self.chips) > 1)]
+        keys = [key for key, *_ in self.kperf.columns if key != "model" and (key != "chip" or len(self.chips) > 1)]
         keys.insert(keys.index("concurrency") + 1, "concurrency_level")
         self.head(sheet, 0, [_heading(key) for key in keys])
         row = 0
@@ -316,7 +316,7 @@ class _Writer:
         """What each column means."""
         sheet = self.sheet("Definitions")
         self.head(sheet, 0, ["Column", "Unit", "Definition", "Key in JSON and CSV"])
-        for row, (key, heading, unit, text) in enumerate(COLUMNS, 1):
+        for row, (key, heading, unit, text) in enumerate(self.kperf.columns, 1):
             for col, part in enumerate((heading, unit, text, key)):
                 sheet.write_string(row, col, part, self.style(text_wrap=True, bold=col == 0))
         for col, width in enumerate((22, 12, 70, 26)):

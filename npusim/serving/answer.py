@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -268,6 +269,11 @@ def highest_rate(case: Case, source: Source, slo: Slo | None, count: int | None 
     def holds(rate: float) -> bool:
         return case.run(at_rate(source, rate, count), slo)[1].attainment >= slo.attainment
 
+    return bisected(holds, top)
+
+
+def bisected(holds: Callable[[float], bool], top: float) -> float:
+    """The highest rate up to ``top`` that holds, to ``RATE_TOLERANCE``; 0 when none does."""
     if holds(top):
         return top
     low, high = 0.0, top

@@ -33,7 +33,7 @@ def placed(case: Case, source: Source, slo: Slo | None, chips: int | str, tp: in
     found = fitting(case, [tp] if tp else list(DEGREES))
     if source.concurrency:
         return found[0]
-    return _fewest(found if tp else _few(found), source, slo)
+    return _fewest(found if tp else few(found), source, slo)
 
 
 def fitting(case: Case, degrees: list[int]) -> list[Case]:
@@ -54,21 +54,30 @@ def fitting(case: Case, degrees: list[int]) -> list[Case]:
     return found
 
 
-def _few(cases: list[Case]) -> list[Case]:
-    """The smallest degree, and those up to eight."""
+def few(cases: list[Case]) -> list[Case]:
+    """Of cases at growing degrees: the smallest degree, and those up to eight."""
     return [cases[0], *(case for case in cases[1:] if case.place.tp <= _TP_TRIED)]
 
 
-def _best_of(case: Case, source: Source, slo: Slo | None, chips: int, tp: int | None) -> Case:
+def splits(case: Case, chips: int, tp: int | None) -> list[Case]:
+    """The case on so many chips, at every tensor-parallel degree that divides them and holds the model.
+
+    Raises:
+        InputError: chips that no degree divides. DoesNotFit: no degree holds the model.
+    """
     stage = case.place.pp
     if not 1 <= chips <= 65536:
         raise InputError(Problem(f"{chips}", "chips", allowed="1 to 65536"))
     degrees = [d for d in ([tp] if tp else DEGREES) if chips % (d * stage) == 0]
     if not degrees:
         raise InputError(Problem(f"{chips} chips", "chips", allowed=f"a multiple of tp x pp = {(tp or 1) * stage}"))
-    cases = [
+    return [
         replace(c, place=Placement(c.place.tp, stage, chips // (c.place.tp * stage))) for c in fitting(case, degrees)
     ]
+
+
+def _best_of(case: Case, source: Source, slo: Slo | None, chips: int, tp: int | None) -> Case:
+    cases = splits(case, chips, tp)
     if len(cases) == 1:
         return cases[0]
     probe = _probe(source)

@@ -1,9 +1,9 @@
 """Requests: when they come and how long they are, in chunks, so that a day of them needs no memory.
 
 Arrivals: ``poisson:RATE``, ``gamma:RATE[,cv=CV]``, ``uniform:RATE`` (equal gaps), ``closed:N`` (N users who ask again
-at once). Lengths: ``N``, ``uniform:LOW-HIGH``, ``exponential:MEAN`` (geometric), ``lognormal:MEAN[,cv=CV]``. A trace is
-a CSV file (``.gz`` allowed) with the columns ``arrival_s, input_tokens, output_tokens`` and optionally ``hash_ids``
-(prefix ids, blank separated), ``user`` and ``priority``.
+at once). Lengths: ``N``, ``uniform:LOW-HIGH``, ``exponential:MEAN`` (geometric), ``lognormal:MEAN[,cv=CV][,max=N]``
+(cut at N). A trace is a CSV file (``.gz`` allowed) with the columns ``arrival_s, input_tokens, output_tokens`` and
+optionally ``hash_ids`` (prefix ids, blank separated), ``user`` and ``priority``.
 """
 
 from __future__ import annotations
@@ -80,11 +80,13 @@ class Lengths:
         kind: its name.
         mean: mean (fixed: the value), tokens.
         spread: uniform: half the width; lognormal: coefficient of variation.
+        most: lognormal: longer draws count as this many tokens (0: no such limit).
     """
 
     kind: str
     mean: float
     spread: float = 0.0
+    most: int = 0
 
     @property
     def longest(self) -> int:
@@ -96,7 +98,8 @@ class Lengths:
         if self.kind == "exponential":
             return math.ceil(self.mean * math.log(1e6)) + 1
         sigma = math.sqrt(math.log1p(self.spread**2))
-        return math.ceil(self.mean * math.exp(4.7534 * sigma - sigma**2 / 2)) + 1
+        end = math.ceil(self.mean * math.exp(4.7534 * sigma - sigma**2 / 2)) + 1
+        return min(end, self.most) if self.most else end
 
     def draw(self, random: np.random.Generator, count: int) -> np.ndarray:
         """``count`` token counts, at least 1, at most ``longest``."""
@@ -111,7 +114,7 @@ class Lengths:
         return np.clip(np.rint(drawn), 1, self.longest).astype(np.int64)
 
 
-_LENGTHS = "a number, uniform:LOW-HIGH, exponential:MEAN or lognormal:MEAN[,cv=CV]"
+_LENGTHS = "a number, uniform:LOW-HIGH, exponential:MEAN or lognormal:MEAN[,cv=CV][,max=N]"
 
 
 def parse_lengths(text: str | int, path: str) -> Lengths:
@@ -126,10 +129,13 @@ def parse_lengths(text: str | int, path: str) -> Lengths:
             raise InputError(Problem(f"{words!r} is empty", path, allowed=_LENGTHS))
         middle, half = (low + high) / 2, (high - low) / 2
         return _checked(Lengths("uniform", middle, half), words, path)
-    found = re.fullmatch(r"(exponential|lognormal):([0-9.]{1,12})(?:,cv=([0-9.]{1,8}))?", words)
-    if found and not (found[1] == "exponential" and found[3]):
+    found = re.fullmatch(r"(exponential|lognormal):([0-9.]{1,12})(?:,cv=([0-9.]{1,8}))?(?:,max=([0-9]{1,9}))?", words)
+    if found and not (found[1] == "exponential" and (found[3] or found[4])):
         mean, spread = _number(found[2], words, path), _number(found[3] or "1", words, path)
-        return _checked(Lengths(found[1], mean, spread if found[1] == "lognormal" else 0.0), words, path)
+        most = int(found[4] or 0)
+        if found[4] and most < mean:
+            raise InputError(Problem(f"{words[:60]!r}: the longest is below the mean", path, allowed=_LENGTHS))
+        return _checked(Lengths(found[1], mean, spread if found[1] == "lognormal" else 0.0, most), words, path)
     raise InputError(Problem(f"{words[:60]!r} is no length", path, allowed=_LENGTHS))
 
 

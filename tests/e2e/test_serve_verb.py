@@ -107,3 +107,29 @@ def test_a_real_engine_is_met_on_requests_left_out(shared: Path):
     assert found.left_out.tpot_mape_pct <= 5
     assert found.left_out.e2e_mape_pct <= 8
     assert abs(found.left_out.ttft_mean_pct) <= 15
+
+
+def test_scenarios_print_the_figure_that_mlperf_reports():
+    code, text = run("h100", "llama-3.1-8b", "--scenario", "server", "--precision", "fp8", "--chips", "1", *QUICK)
+    assert code == 0 and text.startswith("MLPerf llama3.1-8b server:")
+    assert "p99 TTFT" in text and "of 2000 ms" in text
+    code, text = run("h100", "llama-3.1-8b", "--scenario", "Offline", "--chips", "1", "--json", *QUICK)
+    data = json.loads(text)
+    assert code == 0 and data["tokens_per_s"] > 0 and data["serving"]["requests"] == 100
+
+
+def test_k_perf_under_load_prints_percentiles(tmp_path: Path):
+    result = CliRunner().invoke(cli, ["kperf", "--chip", "h100", "--model", "llama-3.1-8b", "--precision", "fp8",
+                                      "--slo", "ttft=1s,tpot=20ms", "--out", str(tmp_path)])  # fmt: skip
+    assert result.exit_code == 0 and "TTFT p99" in result.output and "Goodput" in result.output
+    assert "load_tpot_p99_s" in (tmp_path / "kperf.csv").read_text().splitlines()[0]
+
+
+def test_a_fleet_says_users_watts_and_racks():
+    fleet = ("npu-2pf", "llama-3.1-8b", "--fleet-pflops", "155", "--slo", "ttft=1s,tpot=50ms", "--precision", "fp8")
+    code, text = run(*fleet, *QUICK)
+    assert code == 0 and text.startswith("155 PFLOP/s (fp8, dense) of npu-2pf")
+    for word in ("users", "racks", "kW", "tokens/s", "assumed"):
+        assert word in text
+    code, text = run(*fleet, "--json", *QUICK)
+    assert code == 0 and json.loads(text)["users"] > 0
