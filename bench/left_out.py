@@ -29,7 +29,7 @@ from npusim.calibration import Calibration
 
 OUT = ROOT / "bench" / "left_out.json"
 ROWS = 300  # of each group that is scored
-GENERATION = "same"
+GENERATIONS = {"a100": "Ampere", "a40": "Ampere", "l40s": "Ada", "h100": "Hopper", "b200": "Blackwell"}
 
 
 @dataclass(frozen=True)
@@ -131,16 +131,15 @@ def left_out(case: Case, groups: Sequence[calibrating.Group], group: calibrating
         found = validate(sampled(group.rows), calibration=name)
     (table,) = found.tables
     at = table.priced
-    near = set(calibration.chip_classes(group.chip)[:-1])
-    teachers = [c for c in {o.chip.name: o.chip for o in groups}.values() if c.name in str(table.note[at][0])]
-    same = any(near & set(calibration.chip_classes(chip)[:-1]) for chip in teachers)
+    teachers = str(table.note[at][0]).removeprefix("learned on ").partition(";")[0].split(", ")
+    same = GENERATIONS[group.chip.name] in {GENERATIONS.get(name) for name in teachers}
     known = at & np.isfinite(table.low_s)
     covered = (table.low_s <= table.measured_s) & (table.measured_s <= table.high_s)
     (scored,) = {g.device: g for g in found.groups}.values()
     return {
         "kind": case.kind, "device": scored.device, "op": case.op, "dtype": case.dtype, "software": scored.software,
         "state": scored.state, "model": scored.model, "learned_on": scored.note.removeprefix("learned on "),
-        "generation": GENERATION if same else "other", "rows": scored.priced,
+        "generation": "same" if same else "other", "rows": scored.priced,
         "mape_pct": plain(scored.overall.mape_pct),
         "mdape_pct": plain(scored.overall.mdape_pct), "bias_pct": plain(scored.overall.bias_pct),
         "roofline_mape_pct": plain(scored.roofline.mape_pct),
