@@ -87,7 +87,7 @@ def rows_output(in_c: bool, out: Any, x: Rows, *others: Rows | None) -> Rows:
     if in_c and type(out) is _NDARRAY and out.dtype == x.dtype and out.shape == x.shape:
         flags: int = out.flags.num
         if flags & WRITABLE == WRITABLE:
-            return out  # type: ignore[no-any-return]
+            return out
     present = [x, *(other for other in others if other is not None)]
     if isinstance(out, np.ndarray) and out.dtype.name == "bfloat16":
         out = out.view(np.uint16)
