@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the C code with AddressSanitizer and UndefinedBehaviorSanitizer and runs the tests of kernels and simulator
 # under them. usage: tests/sanitize.sh gcc|clang [pytest arguments]; PYTHON names the interpreter, SANITIZE_OPT the
-# optimisation (-O3, as shipped; -O1 builds in a third of the time). Any finding ends the run. The build is kept for
+# optimisation (-O3, as shipped; -O1 for a quicker build). Any finding ends the run. The build is kept for
 # the next run, so that tests can be run one file at a time.
 set -euo pipefail
 cd "$(dirname "$0")/.."
