@@ -1,7 +1,7 @@
 # make kperf   set up and print the K-Perf table of a 2-PFLOPS chip (CHIP=name changes it)
 # make test    set up and run the whole suite with linters
 # make soak    the long stochastic suites at full size
-# make sanitize  the kernel tests under ASan and UBSan, built by gcc and by clang
+# make sanitize  the tests of kernels and simulator's C code under ASan and UBSan, built by gcc and by clang
 # make bench   benchmarks (never part of the tests)
 
 PYTHON ?= python3

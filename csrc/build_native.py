@@ -11,7 +11,7 @@ from glob import glob
 from cffi import FFI
 
 sys.path.insert(0, "csrc")  # setuptools runs this file by its path
-from declarations import declarations
+from declarations import OPTIMISATION, declarations
 
 # One folder an op; csrc/sim belongs to the simulator.
 SOURCES = sorted(path for path in glob("csrc/*/*.c") if not path.startswith("csrc/sim/"))
@@ -20,7 +20,7 @@ API = sorted(path for path in HEADERS if path.endswith("/api.h"))
 
 # Contraction would let a compiler fuse a * b + c where the hardware allows it, and the portable
 # kernel would then round differently from build to build.
-CFLAGS = ["-std=c11", "-O3", "-Wall", "-Wextra", "-ffp-contract=off", "-fvisibility=hidden", "-pthread"]
+CFLAGS = ["-std=c11", OPTIMISATION, "-Wall", "-Wextra", "-ffp-contract=off", "-fvisibility=hidden", "-pthread"]
 
 # cffi's generated wrappers take arguments that they do not use.
 CFLAGS += ["-Wno-unused-parameter"]

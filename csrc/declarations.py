@@ -5,8 +5,12 @@ preprocessor's lines are dropped here, and array parameters become void pointers
 at a tenth of the cost of a typed cast.
 """
 
+import os
 import re
 from pathlib import Path
+
+# As shipped; tests/sanitize.sh may ask for another.
+OPTIMISATION = os.environ.get("NPUSIM_OPTIMISATION", "-O3")
 
 _ELEMENT = r"\b(const\s+)?(?:float|double|u?int(?:8|16|32|64)_t)\s*\*"
 

@@ -7,13 +7,14 @@
 enum { LANES = 4 };
 typedef float V __attribute__((vector_size(16)));
 typedef int32_t I __attribute__((vector_size(16)));
+typedef uint32_t U __attribute__((vector_size(16))); /* sums wrap around */
 #define TARGET
 #define v_set1(x) ((V){(x), (x), (x), (x)})
 #define v_add(a, b) ((a) + (b))
 #define v_fma(a, b, c) ((a) * (b) + (c))
 #define v_first(v) ((v)[0])
 #define i_set1(x) ((I){(x), (x), (x), (x)})
-#define i_add(a, b) ((a) + (b))
+#define i_add(a, b) ((I)((U)(a) + (U)(b)))
 #define i_first(v) ((v)[0])
 #define v_fence() ((void)0)
 #define i_store_past i_store

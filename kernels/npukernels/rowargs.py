@@ -14,6 +14,7 @@ from npusim.errors import InputError, Problem
 
 Rows: TypeAlias = npt.NDArray[Any]
 
+_NDARRAY = np.ndarray  # found in one step, an attribute of the module in two
 _F32 = np.dtype(np.float32)
 
 # The constant that stands for an array's number format in C. By dtype, as ``dtype.name`` takes microseconds.
@@ -37,7 +38,7 @@ def rows_argument(value: Any, name: str) -> Rows:
     Raises:
         InputError: it is not one, or has no dimension.
     """
-    if type(value) is np.ndarray and value.dtype in C_TYPES and value.ndim:
+    if type(value) is _NDARRAY and value.dtype in C_TYPES and value.ndim:
         return value  # the common case, without the cost of a message
     if isinstance(value, np.ndarray) and value.dtype.name == "bfloat16":
         value = value.view(np.uint16)
@@ -51,7 +52,7 @@ def vector(value: Any, name: str, size: int) -> Rows | None:
     """``value`` as a contiguous float32 vector of ``size`` elements; None stays None. Raises InputError otherwise."""
     if value is None:
         return None
-    plain = type(value) is np.ndarray and value.dtype is _F32 and value.shape == (size,)
+    plain = type(value) is _NDARRAY and value.dtype is _F32 and value.shape == (size,)
     if plain and value.flags.num & ORDERED == ORDERED:
         return value  # type: ignore[no-any-return]  # the common case, without the cost of a message
     x = array(value, name, ("float32",), (1,))
@@ -83,9 +84,10 @@ def rows_output(in_c: bool, out: Any, x: Rows, *others: Rows | None) -> Rows:
     Raises:
         InputError: wrong dtype, shape or layout, read-only, or sharing memory with an input other than as a whole.
     """
-    plain = in_c and type(out) is np.ndarray and out.dtype == x.dtype and out.shape == x.shape
-    if plain and out.flags.num & WRITABLE == WRITABLE:
-        return out  # type: ignore[no-any-return]
+    if in_c and type(out) is _NDARRAY and out.dtype == x.dtype and out.shape == x.shape:
+        flags: int = out.flags.num
+        if flags & WRITABLE == WRITABLE:
+            return out
     present = [x, *(other for other in others if other is not None)]
     if isinstance(out, np.ndarray) and out.dtype.name == "bfloat16":
         out = out.view(np.uint16)

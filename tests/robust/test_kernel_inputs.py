@@ -135,3 +135,13 @@ def test_a_variant_the_cpu_lacks_is_refused_not_executed(monkeypatch):
 def test_empty_dimensions_of_any_length_are_fine(variant):
     assert nk.gemm(HUGE[:0], HUGE[:, :3], variant=variant).shape == (0, 3)
     assert not nk.gemm(HUGE[:3, :0], HUGE[:0, :4], variant=variant).any()
+
+
+@pytest.mark.parametrize("variant", nk.variants("gemm"))
+def test_a_strided_operand_around_out_is_refused_only_where_they_share_elements(variant):
+    memory = np.ones((8, 30), np.float32)
+    a, b = memory[:, :4], np.full((4, 2), 0.5, np.float32)
+    with pytest.raises(InputError, match="out shares memory with an input"):
+        nk.gemm(a, b, out=memory.reshape(-1)[:16].reshape(8, 2), variant=variant)
+    between = memory.reshape(-1)[10:26].reshape(8, 2)
+    assert (nk.gemm(a, b, out=between, variant=variant) == 2).all()
