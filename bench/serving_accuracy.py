@@ -170,8 +170,8 @@ WHY = (
     "`step/1` documents (docs/accuracy.md).",
     "- MLPerf systems with NVL, PCIe or power-limited boards, and names that state no count: the catalog's chip is "
     "another one. More than eight chips are copies of eight.",
-    "- H200 and GH200 come out too slow even with the chip file alone; the assumed limit of 1024 sequences is suspected, "
-    "and not tested. Constants fitted on H100 do not transfer to them.",
+    "- H200 and GH200 come out too slow even with the chip file alone; the assumed limit of 1024 sequences is "
+    "suspected, and not tested. Constants fitted on H100 do not transfer to them.",
     "- 405B at tp 8: all-reduces of long batches are priced by the chip file's link alone, and no constant of the fit "
     "touches them.",
 )
