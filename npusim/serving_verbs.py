@@ -68,6 +68,9 @@ def _engine_options(command: Any) -> Any:
 @click.option("--think", "think_s", type=float, default=30.0, show_default=True, metavar="SECONDS",
               help="Fleet: between an answer and the user's next request.")  # fmt: skip
 @click.option("--rack-kw", type=float, default=40.0, show_default=True, help="Fleet: power of a rack.")
+@click.option("--plot", metavar="FILE", help="Draw the run: .html (with latency against load) or .svg.")
+@click.option("--perfetto", metavar="FILE", help="Write the run as a trace for Perfetto (.gz compresses).")
+@click.option("--step", type=int, help="With --perfetto: also the chip's timeline of this step of the run.")
 @click.option("--measured", metavar="FILE.csv", help="Fit to measured requests and score on those left out instead.")
 @_engine_options
 @click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Change one figure of the chip.")
@@ -101,6 +104,8 @@ def serve(
         context.exit(1 if bed.verdicts else 0)
     result = _serve(hardware, model, rules, given)
     click.echo(_json(result) if as_json else _text(result, hardware))
+    for line in _seen(result, given):
+        click.echo(line, err=as_json)
     if result.verdicts:
         context.exit(1)
 
@@ -132,7 +137,7 @@ def _chips(chips: str) -> int | str:
 def _scenario(hardware: Chip, model: str, rules: Any, given: dict[str, Any]) -> ScenarioResult:
     from npusim.serving.scenarios import scenario
 
-    for option in ("trace", "slo", "prefix", "disaggregate"):
+    for option in ("trace", "slo", "prefix", "disaggregate", "plot", "perfetto"):
         if given[option]:
             raise InputError(Problem("a scenario brings its own requests and limits", f"--{option}"))
     return scenario(
@@ -145,7 +150,7 @@ def _scenario(hardware: Chip, model: str, rules: Any, given: dict[str, Any]) -> 
 def _fleet(hardware: Chip, model: str, rules: Any, given: dict[str, Any]) -> Fleet:
     from npusim.serving.fleet import Rooms, fleet
 
-    for option in ("trace", "prefix", "disaggregate"):
+    for option in ("trace", "prefix", "disaggregate", "plot", "perfetto"):
         if given[option]:
             raise InputError(Problem("a fleet is asked with drawn requests", f"--{option}"))
     return fleet(
@@ -191,7 +196,34 @@ def _serve(hardware: Chip, model: str, rules: Any, given: dict[str, Any]) -> Ser
         output=given["output_tokens"], chips=chips, rules=rules,
         disaggregate=_pair(split, "--disaggregate") if split else None,
         prefix=_pair(prefix, "--prefix") if prefix else None,
+        keep=_wants_pictures(given), log=_wants_pictures(given),
     )  # fmt: skip
+
+
+def _wants_pictures(given: dict[str, Any]) -> bool:
+    if given["step"] is not None and not given["perfetto"]:
+        raise InputError(Problem("a step's timeline goes into a trace", "--step", hint="give --perfetto FILE too"))
+    if given["plot"] and not given["plot"].endswith((".html", ".svg")):
+        raise InputError(Problem(f"{given['plot'][:60]!r}", "--plot", allowed="a file that ends in .html or .svg"))
+    return bool(given["plot"] or given["perfetto"])
+
+
+def _seen(result: Serving, given: dict[str, Any]) -> list[str]:
+    """Writes the pictures that are asked for; what was written."""
+    written = []
+    if given["plot"]:
+        from npusim.report import serving_plots
+        from npusim.report.files import save_text
+
+        draw = serving_plots.drawing if given["plot"].endswith(".svg") else serving_plots.document
+        save_text(given["plot"], draw(result), "--plot")
+        written.append(f"wrote {given['plot']}")
+    if given["perfetto"]:
+        from npusim.report import serving_trace
+
+        count = serving_trace.write(result, given["perfetto"], given["step"])
+        written.append(f"wrote {given['perfetto']}: {count} events")
+    return written
 
 
 def _json(result: Serving) -> str:

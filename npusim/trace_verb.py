@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from npusim.chip import Chip
 from npusim.cost import estimate, trace_events
-from npusim.errors import InputError, Problem
 from npusim.report import timeline_plot
+from npusim.report.files import save_text
 from npusim.workload import Workload
 
 
@@ -38,7 +37,7 @@ def trace(
         notes.append(f"all {file.chip_cores} cores would pass {trace_events.MAX_EVENTS} events: the trace shows the "
                      f"first {file.cores}; --cores N chooses others")  # fmt: skip
     if plot is not None:
-        _save(plot, _picture(work, chip, runs, title, cores))
+        save_text(plot, _picture(work, chip, runs, title, cores), "--plot")
     return written, notes
 
 
@@ -47,13 +46,3 @@ def _picture(work: Workload, chip: Chip, runs: list[trace_events.Run], title: st
         return timeline_plot.utilisation(estimate(work, chip, "cycle"))
     run = runs[0]
     return timeline_plot.timeline(run, title, cores or timeline_plot.SHOWN_CORES)
-
-
-def _save(path: str | os.PathLike[str], text: str) -> None:
-    try:
-        with open(path, "w", encoding="utf-8") as stream:
-            stream.write(text)
-    except (OSError, ValueError) as error:  # ValueError: a path no system accepts, such as one with a NUL
-        reason = getattr(error, "strerror", None) or str(error)
-        what = f"cannot write the plot to {str(path)!r}: {reason}"
-        raise InputError(Problem(what, "--plot", hint="give a file in a folder that you may write to")) from None

@@ -72,10 +72,9 @@ static void advance(nps_serving *s, double time) {
     t->busy_s += rates[BUSY] * span;
     t->in_system_s += (double)t->live * span;
     int64_t last = bin_of(s, time);
-    while (t->now < time) {
-        int64_t bin = bin_of(s, t->now);
+    for (int64_t bin = bin_of(s, t->now); t->now < time; bin++) {  // counted, not divided: an edge may round down
         double end = bin >= last ? time : (double)(bin + 1) * t->bin_s;
-        if (end <= t->now) end = time;
+        if (end < t->now) end = t->now;
         for (int64_t k = 0; k < 4; k++) s->series[bin][k] += rates[k] * (end - t->now);
         t->now = end;
     }

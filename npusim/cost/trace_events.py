@@ -15,7 +15,7 @@ import gzip
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -196,8 +196,8 @@ def events(runs: list[Run], cores: int) -> Iterator[str]:
     for run in runs:
         args = {"count": run.op.count, "kind": run.op.kind, "tasks": run.ran.program.tasks,
                 "dims": {name: int(size) for name, size in run.op.dims.items()}}  # fmt: skip
-        begin, end = _ticks(np.array([run.begin_s, run.begin_s + run.time_s])).tolist()
-        yield _slice(run.op.name, OPERATORS, 1, begin, end, args)
+        begin, end = ticks(np.array([run.begin_s, run.begin_s + run.time_s])).tolist()
+        yield piece(run.op.name, OPERATORS, 1, begin, end, args)
         yield from _tasks(run, cores)
         edges, rate = dram_bandwidth(run.ran, run.dram_bytes_per_s)
         yield from _counter("DRAM bandwidth, GB/s", CHIP, run, edges, np.append(rate * 1e-9, 0.0))
@@ -211,16 +211,16 @@ def _metadata(runs: list[Run], cores: int) -> Iterator[str]:
     """Names and order of processes and tracks."""
     names = {OPERATORS: "operators", CHIP: "chip", **{FIRST_CORE + core: f"core {core}" for core in range(cores)}}
     for pid, name in names.items():
-        yield _meta("process_name", pid, 0, name=name)
-        yield _meta("process_sort_index", pid, 0, sort_index=pid)
+        yield meta("process_name", pid, 0, name=name)
+        yield meta("process_sort_index", pid, 0, sort_index=pid)
     tracks = {(OPERATORS, 1): "operators"}
     for run in runs:
         for pid, tid, name in _tracks(run.ran.program):
             if pid in names:
                 tracks[pid, tid] = name
     for (pid, tid), name in sorted(tracks.items()):
-        yield _meta("thread_name", pid, tid, name=name)
-        yield _meta("thread_sort_index", pid, tid, sort_index=tid)
+        yield meta("thread_name", pid, tid, name=name)
+        yield meta("thread_sort_index", pid, tid, sort_index=tid)
 
 
 # Order of a core's tracks, as data pass them.
@@ -246,8 +246,8 @@ def _tasks(run: Run, cores: int) -> Iterator[str]:
     else:
         passed = np.zeros(len(shown))
     columns = (
-        program.work[shown], program.queue[shown], _ticks(run.zero_s + ran.begin_s[shown]),
-        _ticks(run.zero_s + ran.end_s[shown]), program.bytes[shown], passed,
+        program.work[shown], program.queue[shown], ticks(run.zero_s + ran.begin_s[shown]),
+        ticks(run.zero_s + ran.end_s[shown]), program.bytes[shown], passed,
         (ran.begin_s - ran.start_s)[shown] * 1e6,
     )  # fmt: skip
     for work, queue, begin, end, size, block, waited in zip(*(column.tolist() for column in columns), strict=True):
@@ -257,7 +257,7 @@ def _tasks(run: Run, cores: int) -> Iterator[str]:
         if block:
             args["block_bytes"] = block
         pid, tid, _ = tracks[queue]
-        yield _slice(_NAMES[work], pid, tid, begin, end, args)
+        yield piece(_NAMES[work], pid, tid, begin, end, args)
 
 
 def _counter(name: str, pid: int, run: Run, times_s: Floats, values: Floats) -> Iterator[str]:
@@ -266,22 +266,24 @@ def _counter(name: str, pid: int, run: Run, times_s: Floats, values: Floats) -> 
         return
     keep = np.concatenate(([True], np.abs(np.diff(values)) > 1e-9 * np.abs(values).max()))
     head = f'{{"ph":"C","name":{json.dumps(name)},"pid":{pid},"tid":0,"ts":'
-    ticks = _ticks(run.zero_s + times_s[keep])
-    for tick, value in zip(ticks.tolist(), values[keep].tolist(), strict=True):
+    at = ticks(run.zero_s + times_s[keep])
+    for tick, value in zip(at.tolist(), values[keep].tolist(), strict=True):
         yield f'{head}{tick * TICK_US!r},"args":{{"value":{round(value, 3)!r}}}}}'
 
 
-def _ticks(times_s: Floats) -> Ints:
+def ticks(times_s: Floats) -> Ints:
     """Times as whole ticks."""
     return np.rint(times_s * TICKS_PER_S).astype(np.int64)
 
 
-def _slice(name: str, pid: int, tid: int, begin: int, end: int, args: dict[str, Any]) -> str:
+def piece(name: str, pid: int, tid: int, begin: int, end: int, args: dict[str, Any]) -> str:
+    """A slice of a track, in ticks."""
     where = f'"pid":{pid},"tid":{tid},"ts":{begin * TICK_US!r},"dur":{(end - begin) * TICK_US!r}'
     return f'{{"ph":"X","name":{json.dumps(name)},{where},"args":{json.dumps(args)}}}'
 
 
-def _meta(kind: str, pid: int, tid: int, **args: object) -> str:
+def meta(kind: str, pid: int, tid: int, **args: object) -> str:
+    """A name or the order of a process or track."""
     return json.dumps({"ph": "M", "name": kind, "pid": pid, "tid": tid, "ts": 0, "args": args})
 
 
@@ -314,12 +316,19 @@ def write(
     if total > max_events:
         what = f"the trace of {shown} cores would have up to {total} events"
         raise InputError(Problem(what, allowed=f"at most {max_events}", hint="show fewer cores, or one operator"))
+    written = save(path, title, events(runs, shown))
+    end_s = runs[-1].begin_s + runs[-1].time_s if runs else 0.0
+    return TraceFile(Path(path), written, shown, everything, len(runs), end_s)
+
+
+def save(path: str | os.PathLike[str], title: str, lines: Iterable[str]) -> int:
+    """Writes events, each a JSON object as text, to a trace file; returns how many. See ``write``."""
     target, written = Path(path), 0
     hidden = target.parent / f".{target.name}.{os.getpid()}.tmp"
     try:
         try:
             with _open(hidden, compress=target.suffix == ".gz") as stream:
-                written = _stream(stream, runs, shown, title)
+                written = _stream(stream, lines, title)
             hidden.replace(target)
         finally:
             hidden.unlink(missing_ok=True)
@@ -328,8 +337,7 @@ def write(
         what = f"cannot write the trace to {str(path)!r}: {reason}"
         hint = "give a file in a folder that exists and that you may write to"
         raise InputError(Problem(what, "--out", hint=hint)) from None
-    end_s = runs[-1].begin_s + runs[-1].time_s if runs else 0.0
-    return TraceFile(target, written, shown, everything, len(runs), end_s)
+    return written
 
 
 def _open(path: Path, compress: bool) -> io.TextIOBase:
@@ -338,11 +346,11 @@ def _open(path: Path, compress: bool) -> io.TextIOBase:
     return path.open("w", encoding="utf-8")
 
 
-def _stream(stream: io.TextIOBase, runs: list[Run], cores: int, title: str) -> int:
+def _stream(stream: io.TextIOBase, lines: Iterable[str], title: str) -> int:
     """Writes event by event; returns how many."""
     stream.write(f'{{"displayTimeUnit":"ns","otherData":{{"title":{json.dumps(title)}}},"traceEvents":[\n')
     written = 0
-    for event in events(runs, cores):
+    for event in lines:
         stream.write(f",\n{event}" if written else event)
         written += 1
     stream.write("\n]}\n")

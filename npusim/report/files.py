@@ -159,3 +159,14 @@ def _sync(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def save_text(path: str | os.PathLike[str], text: str, option: str) -> None:
+    """Writes a drawing. Raises InputError for a path that cannot be written, naming the option."""
+    try:
+        with open(path, "w", encoding="utf-8") as stream:
+            stream.write(text)
+    except (OSError, ValueError) as error:  # ValueError: a path no system accepts, such as one with a NUL
+        reason = getattr(error, "strerror", None) or str(error)
+        what = f"cannot write the plot to {str(path)!r}: {reason}"
+        raise InputError(Problem(what, option, hint="give a file in a folder that you may write to")) from None

@@ -75,7 +75,8 @@ def draw_legend(canvas: Canvas, entries: Sequence[Entry]) -> None:
         canvas.text(x + 32, y, entry.text)
 
 
-def lines(series: Sequence[Series], names: tuple[str, str], label: str, x_ticks: Sequence[float] = ()) -> str | None:
+def lines(series: Sequence[Series], names: tuple[str, str], label: str, x_ticks: Sequence[float] = (),
+          size: tuple[float, float] = SMALL) -> str | None:  # fmt: skip
     """Lines with markers on two logarithmic axes."""
     drawn = [one for one in series if one.points]
     if not drawn:
@@ -84,7 +85,7 @@ def lines(series: Sequence[Series], names: tuple[str, str], label: str, x_ticks:
     x, y = log_range([p.x for p in points], 1.15), log_range([p.y for p in points])
     entries = [one.entry for one in drawn]
     ticks = [tick for tick in x_ticks if x[0] <= tick <= x[1]]
-    plot = Plot.make(SMALL, x, y, names, top=legend_height(entries, SMALL[0]) + 6, x_ticks=ticks)
+    plot = Plot.make(size, x, y, names, top=legend_height(entries, size[0]) + 6, x_ticks=ticks)
     draw_legend(plot.canvas, entries)
     for one in drawn:
         pixels = [(plot.x(p.x), plot.y(p.y)) for p in one.points]

@@ -209,10 +209,12 @@ class Plot:
 
     @classmethod
     def make(cls, size: tuple[float, float], x: tuple[float, float], y: tuple[float, float], names: tuple[str, str],
-             *, top: float = 12.0, right: float = 14.0, x_ticks: Sequence[float] = ()) -> Plot:  # fmt: skip
+             *, top: float = 12.0, right: float = 14.0, x_ticks: Sequence[float] = (),
+             linear: bool = False) -> Plot:  # fmt: skip
         """Axes with grid, ticks and names; ``top`` leaves room for a legend, ``right`` for labels."""
         width, height = size
-        plot = cls(Canvas(width, height), Scale(*x, 58.0, width - right), Scale(*y, height - 46.0, top))
+        across, up = Scale(*x, 58.0, width - right, not linear), Scale(*y, height - 46.0, top, not linear)
+        plot = cls(Canvas(width, height), across, up)
         plot._axes(names, x_ticks)
         return plot
 

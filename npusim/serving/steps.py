@@ -354,6 +354,28 @@ def direct(shape: Shape, prefills: Sequence[tuple[int, int]] = (), decodes: Sequ
     return float(cost.time_s) - fused + host_s
 
 
+def workload_of(shape: Shape, prefills: Sequence[tuple[int, int]], decodes: Sequence[int]) -> Workload:
+    """The operators of one step as a workload, for its timeline; decodes run at their mean context.
+
+    Args:
+        shape: the engine.
+        prefills: (new, past) tokens of each prompt chunk.
+        decodes: past tokens of each decode.
+    """
+    tokens = sum(new for new, _ in prefills) + len(decodes) * (1 + shape.draft_tokens)
+    kinds: dict[str, Any] = {**shape.formats(), "tp": shape.tp, "page": shape.block_tokens}
+    ops = _common_ops(shape, tokens)
+    for new, past in prefills:
+        step = prefill(shape.model, batch=1, prompt=new, past=past, **kinds)
+        ops += [op for op in step.ops if op.kind == "attention"]
+        ops += _expanded_ops(shape, new + past)
+    if decodes:
+        step = decode(shape.model, batch=len(decodes), context=round(sum(decodes) / len(decodes)), **kinds)
+        ops += [op for op in step.ops if op.kind == "attention"]
+        ops += _absorbed_ops(shape, len(decodes))
+    return Workload("step", (*ops, *_head_ops(shape, len(prefills) + len(decodes) * (1 + shape.draft_tokens))))
+
+
 # -- the operators of a part -----------------------------------------------------------------------------------
 
 

@@ -133,3 +133,19 @@ def test_a_fleet_says_users_watts_and_racks():
         assert word in text
     code, text = run(*fleet, "--json", *QUICK)
     assert code == 0 and json.loads(text)["users"] > 0
+
+
+def test_pictures_and_traces_are_written(tmp_path: Path):
+    page, trace = tmp_path / "run.html", tmp_path / "run.json"
+    quick = ("h100", "llama-3.1-8b", "--arrivals", "poisson:5", "--chips", "1", *QUICK)
+    code, text = run(*quick, "--plot", str(page), "--perfetto", str(trace))
+    assert code == 0 and "wrote" in text
+    assert "Latency against load" in page.read_text() and json.loads(trace.read_text())["traceEvents"]
+
+
+@pytest.mark.parametrize("wrong", [("--plot", "run.png"), ("--step", "3"), ("--perfetto", "/nowhere/run.json"),
+                                   ("--plot", "/nowhere/run.svg")])  # fmt: skip
+def test_pictures_that_cannot_be_had(wrong: tuple[str, str], capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as stop:
+        main(["serve", "h100", "llama-3.1-8b", "--chips", "1", *QUICK, *wrong])
+    assert stop.value.code == 2 and len(capsys.readouterr().err.strip().splitlines()) == 1

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import npusim as ns
 from npusim.errors import InputError
 from npusim.serving.engine import BATCHING, POLICIES, PREEMPTION, Pool, Rules, Run, simulate
 from npusim.serving.load import Synthetic, Trace, chunk_of, parse_arrivals, parse_lengths
@@ -181,3 +182,11 @@ def test_exponential_service_waits_as_m_m_1(load: float):
     mean, half = waiting_s(load / 0.01, "exponential:1000", service, 4)
     assert abs(mean - load * 0.01 / (1 - load)) <= half
     assert half < 0.2 * mean
+
+
+def test_no_moment_holds_more_than_there_are():
+    for users in (3, 8):
+        run = ns.serve("h100", "llama-3.1-8b", fidelity="roofline", arrivals=f"closed:{users}", requests=300, chips=1)
+        series = run.over_time()
+        assert (series["running"] + series["waiting"]).max() <= users * (1 + 1e-9)
+        assert series["busy"].max() <= 1 + 1e-9 and series["kv_occupancy"].max() <= 1
