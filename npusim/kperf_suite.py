@@ -19,8 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator
 
 from npusim import parallel, units, yamlio
 from npusim.accuracy import trust
+from npusim.calibration import Calibrations, Which
 from npusim.chip import Chip, load_chip
-from npusim.cost import FIDELITIES, Cost, as_workload, energy, estimate
+from npusim.cost import FIDELITIES, Cost, as_workload, energy, estimate, options
 from npusim.errors import DoesNotFit, InputError, Problem, Unavailable, unknown_name
 from npusim.llm import Precision, decode, precision, prefill
 from npusim.models import Model, load_model
@@ -103,6 +104,7 @@ class KPerf:
         fidelity: the model that priced the steps.
         notes: assumptions of the suite, the chips and the model.
         costs: (chip label, model, precision) → (prefill cost, decode cost) over the rows that fit, for plots.
+        calibrated: calibrations were allowed; rows then have the columns ``trust.COLUMNS``.
     """
 
     suite: Suite
@@ -111,6 +113,12 @@ class KPerf:
     fidelity: str
     notes: tuple[str, ...]
     costs: dict[tuple[str, str, str], tuple[Cost, Cost]] = field(default_factory=dict, repr=False)
+    calibrated: bool = False
+
+    @property
+    def columns(self) -> tuple[tuple[str, str, str, str], ...]:
+        """``COLUMNS``, with states and intervals where calibrations were allowed."""
+        return trust.with_columns(COLUMNS) if self.calibrated else COLUMNS
 
     @property
     def fitting(self) -> list[dict[str, Any]]:
@@ -209,9 +217,11 @@ def kperf(
     models: Iterable[Model | str] = (),
     precisions: Iterable[str] = (),
     tp: int | None = None,
-    fidelity: str = "roofline",
+    fidelity: str | None = None,
     progress: Callable[[str], None] | None = None,
     power_cap: bool = False,
+    calibration: Which | Calibrations = "none",
+    software: str | None = None,
 ) -> KPerf:
     """Predicts the K-Perf table of one or several chips.
 
@@ -225,6 +235,8 @@ def kperf(
         progress: called with a label after each (chip, model, precision).
         power_cap: lower the clock of each step until its power fits the TDP (``npusim.cost.power``); rows
             then carry the clock shares and USD per million tokens, and power comes from the bottom-up energy family.
+        calibration: documents that may price operators, as for ``npusim.estimate``.
+        software: whose kernels; default: per case the stack with documents for most of the decode time.
 
     Raises:
         InputError: unknown names or bad values. Rows that do not fit are rows, not errors.
@@ -232,7 +244,7 @@ def kperf(
     chosen = suite if isinstance(suite, Suite) else load_suite(suite)
     if tp is not None:
         tp = int(dim("tp", tp))
-    if fidelity not in FIDELITIES:
+    if fidelity is not None and fidelity not in FIDELITIES:
         raise unknown_name("fidelity", fidelity, FIDELITIES)
     chips = tuple(c.require() if isinstance(c, Chip) else load_chip(c) for c in _each(chip, Chip))
     nets = [m if isinstance(m, Model) else load_model(m) for m in dict.fromkeys(_each(models, Model) or chosen.models)]
@@ -240,21 +252,24 @@ def kperf(
     rows: list[dict[str, Any]] = []
     notes: dict[str, None] = dict.fromkeys(chosen.assumptions)
     costs: dict[tuple[str, str, str], tuple[Cost, Cost]] = {}
-    notes[trust.sentence(trust.trust_of(trust.STEP, fidelity))] = None
+    allowed = calibration if isinstance(calibration, Calibrations) else Calibrations(calibration)
+    # Of two defaults the one every chip is described for: "roofline" sorts before "tile".
+    fidelity = min((options(one, fidelity, allowed, software)[0] for one in chips), default="roofline")
+    notes[trust.COLUMNS_NOTE if allowed else trust.sentence(trust.trust_of(trust.STEP, fidelity))] = None
     for label, one in zip(chip_labels(chips), chips, strict=True):
-        notes.update(dict.fromkeys(chip_notes(one, fidelity, power_cap)))
+        notes.update(dict.fromkeys(chip_notes(one, fidelity, power_cap, bool(allowed))))
         for model in nets:
             if not model.causal:
                 raise InputError(Problem(f"'{model.name}' is an encoder: it has no decode step", "model"))
             for name, fmt in formats.items():
-                case = _Case(label, one, model, name, fmt, chosen, fidelity, tp, power_cap)
+                case = _Case(label, one, model, name, fmt, chosen, fidelity, tp, power_cap, allowed, software)
                 rows += case.rows()
                 notes.update(dict.fromkeys(case.notes()))
                 if case.sample is not None:
                     costs[label, model.name, name] = case.sample
                 if progress:
                     progress(f"{one.name} {model.name} {name}")
-    return KPerf(chosen, chips, tuple(rows), fidelity, tuple(notes), costs)
+    return KPerf(chosen, chips, tuple(rows), fidelity, tuple(notes), costs, bool(allowed))
 
 
 def _dram_note(chip: Chip, fidelity: str) -> str:
@@ -315,7 +330,14 @@ def assumed_note(chip: Chip) -> str:
     return f"assumed figures: {', '.join(assumed)}." if assumed else ""
 
 
-def chip_notes(chip: Chip, fidelity: str = "roofline", power_cap: bool = False) -> list[str]:
+def cost_notes(cost: Cost) -> list[str]:
+    """``chip_notes`` of one priced workload."""
+    return chip_notes(cost.chip, cost.fidelity, cost.power is not None, cost.calibration is not None)
+
+
+def chip_notes(
+    chip: Chip, fidelity: str = "roofline", power_cap: bool = False, calibrated: bool = False
+) -> list[str]:  # fmt: skip
     """What a reader of this chip's figures must know: assumed figures, overrides, what is not modelled."""
     notes = []
     assumed = assumed_note(chip)
@@ -342,9 +364,9 @@ def chip_notes(chip: Chip, fidelity: str = "roofline", power_cap: bool = False) 
             f"{chip.name}: power by the simple model: {constants.static_w:.0f} W static while working, "
             "the rest per FLOP and byte."
         )
-    notes.append(
-        f"{chip.name}: {_CAVEATS[fidelity].format(dram=_dram_note(chip, fidelity) if fidelity != 'roofline' else '')}"
-    )
+    caveat = _CAVEATS[fidelity].format(dram=_dram_note(chip, fidelity) if fidelity != "roofline" else "")
+    whose = "operators without a calibration: " if calibrated else ""
+    notes.append(f"{chip.name}: {whose}{caveat}")
     return notes
 
 
@@ -387,13 +409,15 @@ class _Case:
     fidelity: str
     asked_tp: int | None
     power_cap: bool = False
+    calibrations: Calibrations = field(default_factory=lambda: Calibrations("none"))
+    software: str | None = None
     sample: tuple[Cost, Cost] | None = None
 
     def notes(self) -> list[str]:
         """Notes that hold for this case only."""
         if self._lacking_rate():
             return []
-        notes = []
+        notes = [] if self.sample is None else [self._remark(cost) for cost in self.sample if cost.remarks]
         name, _ = self.chip.peak_flops_per_s(self.fmt.engine)
         if name != self.fmt.engine:
             notes.append(f"{self.chip.name}: has no {self.fmt.engine} rate; {self.fmt.engine} runs at its {name} rate.")
@@ -409,6 +433,9 @@ class _Case:
                 f"{self.model.name}: requests of {self.suite.longest_request} tokens exceed its {most} positions."
             )
         return notes
+
+    def _remark(self, cost: Cost) -> str:
+        return f"{self.model.name} {self.precision}, {cost.workload.info['phase']}: {cost.remarks[0]}"
 
     def rows(self) -> list[dict[str, Any]]:
         """The rows of this case, in suite order."""
@@ -448,7 +475,7 @@ class _Case:
         c = max(largest, 1) if level == "max" else int(level)
         need = parallel.footprint(self.model, self.fmt, sequences=c, **sizes).total_bytes
         short = need - parallel.usable_bytes(self.chip)
-        row: dict[str, Any] = {key: None for key, *_ in COLUMNS}
+        row: dict[str, Any] = {key: None for key, *_ in (*COLUMNS, *(trust.COLUMNS if self.calibrations else ()))}
         row |= {
             "chip": self.label,
             "model": self.model.name,
@@ -474,7 +501,8 @@ class _Case:
         )
         steps = outputs - 1
         works = _steps(self.model, self.fmt, tp, *(tuple(column.tolist()) for column in (inputs, outputs, c)))
-        first, step = (self._step_cost(work) for work in works.steps)
+        # The decode chooses the software where none was named.
+        step, first = (self._step_cost(work) for work in reversed(works.steps))
         weight = works.weight
         self.sample = (first, step)
 
@@ -497,7 +525,9 @@ class _Case:
         }
         columns |= self._utilisation(first, step, works.useful, mean, c, steps, loop)
         bounds = _bounds(first, step, mean, c.shape)
+        trusted = trust.row_columns(first, step, mean, len(rows)) if self.calibrations else {}
         for index, row in enumerate(rows):
+            row |= {key: values[index] for key, values in trusted.items()}
             for key, values in columns.items():
                 value = float(np.broadcast_to(values, c.shape)[index])
                 row[key] = value if np.isfinite(value) else None
@@ -507,7 +537,9 @@ class _Case:
 
     def _step_cost(self, work: Workload) -> Cost:
         """A step's cost, at the clock where its power fits when that was asked for."""
-        cost = estimate(work, self.chip, self.fidelity)
+        cost = estimate(work, self.chip, self.fidelity, calibration=self.calibrations, software=self.software)
+        if self.software is None and cost.calibration is not None:
+            self.software = cost.calibration.software or None
         if not self.power_cap:
             return cost
         from npusim.cost.power import at_power_limit
@@ -515,15 +547,9 @@ class _Case:
         return at_power_limit(cost)
 
     def _utilisation(
-        self,
-        first: Cost,
-        step: Cost,
-        useful: tuple[Any, ...],
-        mean: Callable[[Any], np.ndarray],
-        c: np.ndarray,
-        steps: np.ndarray,
-        loop: np.ndarray,
-    ) -> dict[str, Any]:
+        self, first: Cost, step: Cost, useful: tuple[Any, ...], mean: Callable[[Any], np.ndarray], c: np.ndarray,
+        steps: np.ndarray, loop: np.ndarray,
+    ) -> dict[str, Any]:  # fmt: skip
         assert self.chip.memory is not None and self.chip.memory.bandwidth_bytes_per_s
         _, peak = self.chip.peak_flops_per_s(self.fmt.engine)
         flops = c * useful[0] + steps * mean(useful[2])

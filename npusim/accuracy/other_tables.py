@@ -10,9 +10,10 @@ from npusim import dtypes, workload
 from npusim.accuracy import pricing
 from npusim.accuracy.devices import formats_of
 from npusim.accuracy.dims import RowDims
-from npusim.accuracy.prediction import UNCALIBRATED, Calibrations, Predicted, apply_document, chip_or_reason, groups
+from npusim.accuracy.prediction import UNCALIBRATED, Predicted, apply_document, chip_or_reason, groups
 from npusim.accuracy.rows import CollectiveRows, RtlRows, VisionRows
 from npusim.accuracy.table import Array
+from npusim.calibration import Calibrations
 from npusim.chip import Chip, load_chip
 from npusim.cost import estimate
 from npusim.errors import NpuError

@@ -8,17 +8,16 @@ predicted time or a reason why it has none.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from npusim import calibration as documents
 from npusim.accuracy import pricing
 from npusim.accuracy.devices import Formats, chip_of, formats_of
 from npusim.accuracy.dims import RowDims
 from npusim.accuracy.rows import Rows
 from npusim.accuracy.table import Array, Floats, Table
-from npusim.calibration import Calibration, Match
+from npusim.calibration import Calibrations, Match
 from npusim.chip import Chip, find_chip, load_chip
 from npusim.cost.calibrated.family import Dims, family
 from npusim.errors import NpuError, Unavailable
@@ -75,43 +74,6 @@ class Predicted:
     def priced(self) -> Array:
         """Mask of the rows that have a prediction."""
         return np.isfinite(self.predicted_s)
-
-
-class Calibrations:
-    """Which documents may be used: none, those of the catalog, or one that was named."""
-
-    def __init__(self, which: str | Calibration | Sequence[Calibration] = "auto") -> None:
-        self.named: tuple[Calibration, ...] = ()
-        self.catalog = which == "auto"
-        if isinstance(which, Calibration):
-            self.named = (which,)
-        elif not isinstance(which, str):
-            self.named = tuple(which)
-        elif which not in ("auto", "none"):
-            self.named = (documents.load_calibration(which),)
-
-    def exact(self, chip: Chip, software: str, op: str, dtype: str) -> Match | None:
-        """The document of just this software, or None."""
-        found = documents.find(chip.name, software, op, dtype) if self.catalog else None
-        return None if found is None else Match(found, "calibrated")
-
-    def match(self, chip: Chip, software: str, op: str, dtype: str) -> Match | None:
-        """The best document for a group, or None."""
-        if self.catalog:
-            return _of_stack(documents.resolve(chip, software, op, dtype), software)
-        tried = [documents.resolve(chip, software, op, dtype, (document,)) for document in self.named]
-        usable = [m for m, own in zip(tried, self.named, strict=True) if m is not None and m.calibration is own]
-        # A document of this very format goes before one of another that could stand in for it.
-        return _of_stack(min(usable, key=lambda match: match.state != "calibrated", default=None), software)
-
-
-def _of_stack(match: Match | None, software: str) -> Match | None:
-    """A document of another software stack is transferred: kernels of two stacks differ by up to a factor."""
-    if match is None or match.state != "calibrated":
-        return match
-    own = documents.stack(match.calibration.software)
-    same = own in ("any", documents.stack(software))
-    return match if same else replace(match, state="transferred")
 
 
 def groups(columns: Sequence[Array]) -> Iterator[tuple[tuple[str, ...], Array]]:

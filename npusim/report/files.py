@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from npusim.errors import InputError, Problem, unknown_name
-from npusim.kperf_suite import COLUMNS, KPerf
+from npusim.kperf_suite import KPerf
 from npusim.report import format, page, workbook
 
 STEM = "kperf"
@@ -22,7 +22,7 @@ FORMATS = ("xlsx", "html", "csv", "json")
 
 def to_csv(kperf: KPerf) -> bytes:
     """Rows as CSV: SI units, keys as the header; an empty cell says that there is no figure."""
-    keys = [key for key, *_ in COLUMNS]
+    keys = [key for key, *_ in kperf.columns]
     keys.insert(keys.index("concurrency") + 1, "concurrency_level")
     keys.append("short_bytes")
     text = io.StringIO(newline="")

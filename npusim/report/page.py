@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from string import Template
 
 from npusim import units
-from npusim.kperf_suite import COLUMNS, KPerf, assumed_note
+from npusim.kperf_suite import KPerf, assumed_note
 from npusim.report import compare, format, plots, view
 from npusim.report.svg import asset, escape
 
@@ -30,7 +30,7 @@ def render(kperf: KPerf) -> str:
     sections += [(f"model-{i}", name, _model(kperf, chips, name, f"model-{i}")) for i, name in enumerate(models)]
     sections.append(("all", "All rows", _all_rows(kperf, chips)))
     sections += [(f"chip-{i}", f"Chip {one.label}", _chip(one)) for i, one in enumerate(chips)]
-    sections += [("definitions", "Definitions", _definitions()), ("notes", "Notes", _list(kperf.notes))]
+    sections += [("definitions", "Definitions", _definitions(kperf)), ("notes", "Notes", _list(kperf.notes))]
     script = asset("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     fit = f"{len(kperf.fitting)} of {len(kperf.rows)} rows fit"
@@ -123,7 +123,17 @@ def _card_row(lead: str, row: view.Row, *, last: bool) -> str:
     lead += _td(format.concurrency(row))
     if not row["fits"]:
         return f'{start}{lead}<td colspan="{len(CARD_KEYS)}">{escape(row["note"])}</td></tr>'
-    return f"{start}{lead}{''.join(_td(format.cell(key, row[key])) for key in CARD_KEYS)}</tr>"
+    return f"{start}{lead}{''.join(_card_cell(row, key) for key in CARD_KEYS)}</tr>"
+
+
+def _card_cell(row: view.Row, key: str) -> str:
+    """A figure; below a time the measured times expected, where calibrations were allowed."""
+    phase = key.removesuffix("_s")
+    if row.get(f"{phase}_low_s") is None:
+        return _td(format.cell(key, row[key]))
+    state = row["state_prefill" if phase == "ttft" else "state_decode"]
+    small = f'<small title="{escape(state)}">{escape(format.interval(row, phase))}<br>{escape(state)}</small>'
+    return f'<td class="n">{escape(format.cell(key, row[key]))}{small}</td>'
 
 
 def _comparison(kperf: KPerf, chips: Sequence[view.ChipRows]) -> str:
@@ -236,7 +246,7 @@ def _operator(op: view.Operator) -> str:
 
 
 def _all_rows(kperf: KPerf, chips: Sequence[view.ChipRows]) -> str:
-    keys = [key for key, *_ in COLUMNS if key != "chip" or len(chips) > 1]
+    keys = [key for key, *_ in kperf.columns if key != "chip" or len(chips) > 1]
     keys.insert(keys.index("concurrency") + 1, "concurrency_level")
     head = "".join(_sortable(key) for key in keys)
     body = "\n".join(_row(chip.label, row, keys) for chip in chips for row in chip.rows)
@@ -318,7 +328,7 @@ def _fact(figure: view.Figure) -> str:
     return f'<tr{kind}><th scope="row">{escape(figure.path)}</th>{"".join(_td(text, False) for text in cells)}</tr>'
 
 
-def _definitions() -> str:
+def _definitions(kperf: KPerf) -> str:
     items = "".join(f"<dt>{escape(heading)}{f' ({escape(unit)})' if unit else ''}</dt><dd>{escape(text)}</dd>"
-                    for _, heading, unit, text in COLUMNS)  # fmt: skip
+                    for _, heading, unit, text in kperf.columns)  # fmt: skip
     return f"<dl>{items}</dl>"
