@@ -30,8 +30,12 @@ CHIPS = ("a100", "h100")
 
 
 def main() -> None:
-    """Prints the table."""
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else MEASURED
+    """Prints the table and the line."""
+    print(table(Path(sys.argv[1]) if len(sys.argv) > 1 else MEASURED))
+
+
+def table(folder: Path) -> str:
+    """Prints errors per device and software of the tables in ``folder``; returns the line of residuals over all."""
     file = folder / "llm_inference_bench" / "e2e.csv"
     rows = timed(file, MODELS)
     auto, ratios, chips = Calibrations("auto"), [], set()
@@ -62,7 +66,7 @@ def main() -> None:
         chips.add(name)
         print(line, *(f"{q:.2f}" for q in np.quantile(ratio, [0.1, 0.5, 0.9])), flush=True)
     low, middle, high = np.quantile(np.concatenate(ratios), [0.1, 0.5, 0.9])
-    print(
+    return (
         f"  - {{kind: end_to_end, fidelity: calibrated, rows: {sum(map(len, ratios))}, low: {low:.3g}, "
         f"middle: {middle:.3g}, high: {high:.3g}, chips: [{', '.join(sorted(chips))}]}}"
     )

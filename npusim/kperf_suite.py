@@ -527,7 +527,8 @@ class _Case:
         bounds = _bounds(first, step, mean, c.shape)
         trusted = trust.row_columns(first, step, mean, len(rows)) if self.calibrations else {}
         for index, row in enumerate(rows):
-            row |= {key: values[index] for key, values in trusted.items()}
+            decodes = row["output_tokens"] > 1
+            row |= {k: v[index] for k, v in trusted.items() if decodes or k not in trust.DECODE_KEYS}
             for key, values in columns.items():
                 value = float(np.broadcast_to(values, c.shape)[index])
                 row[key] = value if np.isfinite(value) else None

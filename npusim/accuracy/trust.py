@@ -176,6 +176,7 @@ COLUMNS: tuple[tuple[str, str, str, str], ...] = (
     ("tpot_low_s", "TPOT, low", "ms", "10 % of measured decode steps are faster (residuals of end-to-end runs)"),
     ("tpot_high_s", "TPOT, high", "ms", "10 % of measured decode steps are slower"),
 )
+DECODE_KEYS = frozenset(key for key, *_ in COLUMNS[3:])  # nothing without a decode step
 COLUMNS_NOTE = (
     "TTFT and TPOT are sums of operators, priced by calibrations where there are some; their low and high ends are of "
     "steps measured as a whole, host and gaps included: a calibrated or transferred interval holds 80 % of measured "

@@ -132,7 +132,7 @@ def _card_cell(row: view.Row, key: str) -> str:
     if row.get(f"{phase}_low_s") is None:
         return _td(format.cell(key, row[key]))
     state = row["state_prefill" if phase == "ttft" else "state_decode"]
-    small = f'<small title="{escape(state)}">{escape(format.interval(row, phase))}<br>{escape(state)}</small>'
+    small = f"<br><small>{escape(format.interval(row, phase))}<br>{escape(state)}</small>"
     return f'<td class="n">{escape(format.cell(key, row[key]))}{small}</td>'
 
 

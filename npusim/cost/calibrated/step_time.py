@@ -59,18 +59,15 @@ def work_at_peak(workload: Workload, works: Sequence[Work]) -> dict[str, Dim]:
 
 
 def step_columns(workload: Workload, works: Sequence[Work], chip: Chip) -> dict[str, np.ndarray]:
-    """Columns of ``step/1`` for one prefill or one decode step, all of one shape."""
+    """Columns of ``step/1`` for one decode step."""
     info, model = workload.info, workload.model
-    decodes = info["phase"] == "decode"
-    phase, other = ("decode", "prefill") if decodes else ("prefill", "decode")
-    found: dict[str, Any] = {f"{phase}_{name}": value for name, value in work_at_peak(workload, works).items()}
-    found |= {f"{other}_{name}": 0.0 for name in WORK}
+    found: dict[str, Any] = {f"decode_{name}": value for name, value in work_at_peak(workload, works).items()}
+    found |= {f"prefill_{name}": 0.0 for name in WORK}
     fmt = Precision(info["weights"], info["activations"], info["kv"])
-    sequences = np.asarray(info["batch"], float)
-    tokens = np.asarray(info["context"] if decodes else info["prompt"])
+    sequences, tokens = np.asarray(info["batch"], float), np.asarray(info["context"])
     assert chip.memory is not None
     found |= {
-        "passes": 1, "steps": int(decodes), "prefills": int(not decodes), "sequences": sequences,
+        "passes": 1, "steps": 1, "prefills": 0, "sequences": sequences,
         "layers": sum(count for _, count in model.blocks),
         "exchanges": sum(op.count for op in workload.ops if op.kind == "collective"),
         "weights": weights_bytes(model, fmt), "memory": chip.memory.capacity_bytes * workload.chips,
@@ -81,14 +78,15 @@ def step_columns(workload: Workload, works: Sequence[Work], chip: Chip) -> dict[
 
 
 def described(workload: Workload) -> bool:
-    """Whether ``step/1`` describes such a step: a dense decoder in 16 bits, nothing cached before its prompt."""
+    """Whether ``step/1`` describes such a step: the decode step of a dense model in 16 bits.
+
+    The documents were fitted to whole requests, which are decode steps for the most part: what they say of a prefill
+    alone was never compared with one.
+    """
     info, model = workload.info, workload.model
-    if workload.recipe is None or model is None or model.moe or not model.causal:
+    if workload.recipe is None or model is None or model.moe:
         return False
-    cached = [op.dims["past"] for op in workload.ops if op.kind == "attention"] if info["phase"] == "prefill" else []
-    if any(np.any(np.asarray(past) > 0) for past in cached):
-        return False
-    return all(info.get(name) in _FORMATS for name in ("weights", "activations", "kv"))
+    return info["phase"] == "decode" and all(info.get(name) in _FORMATS for name in ("weights", "activations", "kv"))
 
 
 def step_document(workload: Workload, documents: Documents) -> Match | None:
@@ -106,7 +104,7 @@ def step_time(workload: Workload, works: Sequence[Work], chip: Chip, documents: 
     """What runs measured as a whole say of a step; None where none of this stack describe it.
 
     Args:
-        workload: one chip's share of a prefill or decode step.
+        workload: one chip's share of a decode step.
         works: of its operators, in their order.
         chip: the hardware.
         documents: which may be used.
