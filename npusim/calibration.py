@@ -198,7 +198,8 @@ def save(calibration: Calibration, folder: str | os.PathLike[str] = CATALOG) -> 
         path.write_text(_yaml(calibration.model_dump(exclude_defaults=True)), encoding="utf-8")
     except OSError as error:
         raise InputError(Problem(f"cannot write: {error.strerror}", file=str(path))) from None
-    catalog.cache_clear()
+    for cached in (catalog, _by_chip, _stacks):
+        cached.cache_clear()
     return path
 
 
@@ -251,11 +252,21 @@ def _load(path: Path) -> Calibration:
     return load_calibration(path)
 
 
+@lru_cache(maxsize=1)
+def _by_chip() -> dict[str, list[tuple[str, Path]]]:
+    """Operator and file of every document, by chip or class."""
+    found: dict[str, list[tuple[str, Path]]] = {}
+    for name, path in catalog().items():
+        chip, _, op, _ = name.split("--")
+        found.setdefault(chip, []).append((op, path))
+    return found
+
+
 def _available(chip: str, scope: str, op: str, extra: Iterable[Calibration]) -> list[Calibration]:
     """Documents of a chip or class for an operator. Names of files say what is inside: only these are read."""
-    head = f"{_slug(chip)}--" if scope == "chip" else f"class-{_slug(chip)}--"
-    named = [(name, path) for name, path in catalog().items() if name.startswith(head)]
-    found = [_load(path) for name, path in named if _same_op(name.split("--")[2], _slug(op))]
+    head = _slug(chip) if scope == "chip" else f"class-{_slug(chip)}"
+    wanted = _slug(op)
+    found = [_load(path) for name, path in _by_chip().get(head, ()) if name == wanted or _same_op(name, wanted)]
     return [c for c in extra if c.chip == chip and c.scope == scope and _same_op(c.op, op)] + found
 
 

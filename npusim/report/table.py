@@ -68,8 +68,8 @@ FIGURES = (
 
 
 TRUSTED = (
-    Column("TTFT measured", "ms, 80 %", lambda line: format.interval(line.row, "ttft"), 1),
-    Column("TPOT measured", "ms, 80 %", lambda line: format.interval(line.row, "tpot"), 1),
+    Column("TTFT measured", "ms, 10–90 %", lambda line: format.interval(line.row, "ttft"), 1),
+    Column("TPOT measured", "ms, 10–90 %", lambda line: format.interval(line.row, "tpot"), 1),
     Column("State", "of both", lambda line: format.states(line.row), 1, right=False),
 )
 

@@ -126,7 +126,7 @@ def test_a_step_has_the_interval_of_whole_runs():
     assert cost.step is not None
     assert cost.step.match.calibration.name == "h100--vllm--request--fp16"
     low, high = cost.step.match.calibration.interval_factors("matrix")
-    assert cost.step.low_s == pytest.approx(low * cost.step.time_s)
+    assert (cost.step.low_s, cost.step.high_s) == pytest.approx((low * cost.step.time_s, high * cost.step.time_s))
     found = trust.trust(cost)
     assert (found.kind, found.state, found.expected_s) == (trust.STEP, "calibrated", cost.step.time_s)
     assert found.high * cost.time_s == pytest.approx(cost.step.high_s)
