@@ -126,6 +126,8 @@ def explain(
 def _dram_share(item: OpCost, chip: Chip, ran: cycle.Timeline | None) -> float | None:
     """Bytes at the pin rate / seconds in which main memory works on them (at cycle: has any of them to move)."""
     assert chip.memory is not None and chip.memory.bandwidth_bytes_per_s is not None
+    if item.document and item.bound != "dram":
+        return None
     at_peak_s = float(item.dram_bytes) / chip.memory.bandwidth_bytes_per_s
     busy_s = item.count * ran.dram_busy_s if ran else float(item.seconds["dram"])
     return at_peak_s / busy_s if at_peak_s and busy_s else None
@@ -133,7 +135,8 @@ def _dram_share(item: OpCost, chip: Chip, ran: cycle.Timeline | None) -> float |
 
 def _shares(item: OpCost, chip: Chip, found: tile.GemmTime | None) -> tuple[float | None, ...]:
     """Compute utilisation and, for a mapped GEMM, its factors: interior tile, output edges, waves."""
-    if not item.rate or not float(item.flops):
+    # A document tells how long one resource works: what bounds the operator.
+    if not item.rate or not float(item.flops) or (item.document and item.bound != "matrix"):
         return None, None, None, None
     whole = float(item.flops) / (chip.peaks_flops_per_s[item.rate] * float(item.seconds["matrix"]))
     if found is None or chip.cores is None:

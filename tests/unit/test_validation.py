@@ -222,7 +222,7 @@ def test_a_kernel_with_a_document_of_its_own(tmp_path: Path, toy: Chip, document
     documents = [document, Calibration.model_validate(document.model_dump() | special)]
     monkeypatch.setattr(
         "npusim.calibration._available",
-        lambda chip, scope, extra: [d for d in documents if d.chip == chip and d.scope == scope],
+        lambda chip, scope, op, extra: [d for d in documents if d.chip == chip and d.scope == scope],
     )
     monkeypatch.setattr(
         "npusim.calibration.find",
