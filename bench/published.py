@@ -21,7 +21,8 @@ import numpy as np
 
 import npusim as ns
 from npusim.cost.energy import energies
-from npusim.kperf_suite import Suite, kperf, panels
+from npusim.kperf_steps import panels
+from npusim.kperf_suite import Suite, kperf
 
 ROOT = Path(__file__).parents[1]
 FACTS = ROOT.parent / "shared" / "data" / "facts" / "published.json"

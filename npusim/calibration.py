@@ -13,8 +13,8 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,7 +24,7 @@ from pydantic import Field, field_validator, model_validator
 from npusim import dtypes, yamlio
 from npusim.chip import Chip
 from npusim.chip_parts import Spec
-from npusim.errors import InputError, Problem
+from npusim.errors import InputError, Problem, did_you_mean, unknown_name
 
 CATALOG = Path(__file__).parent / "catalog" / "calibrations"
 FORMAT: Literal["npusim-calibration/1"] = "npusim-calibration/1"
@@ -198,7 +198,8 @@ def save(calibration: Calibration, folder: str | os.PathLike[str] = CATALOG) -> 
         path.write_text(_yaml(calibration.model_dump(exclude_defaults=True)), encoding="utf-8")
     except OSError as error:
         raise InputError(Problem(f"cannot write: {error.strerror}", file=str(path))) from None
-    catalog.cache_clear()
+    for cached in (catalog, _by_chip):
+        cached.cache_clear()
     return path
 
 
@@ -251,10 +252,22 @@ def _load(path: Path) -> Calibration:
     return load_calibration(path)
 
 
-def _available(chip: str, scope: str, extra: Iterable[Calibration], folder: Path) -> list[Calibration]:
-    head = f"{_slug(chip)}--" if scope == "chip" else f"class-{_slug(chip)}--"
-    found = [_load(path) for name, path in catalog(folder).items() if name.startswith(head)]
-    return [c for c in extra if c.chip == chip and c.scope == scope] + found
+@lru_cache(maxsize=8)
+def _by_chip(folder: Path) -> dict[str, list[tuple[str, Path]]]:
+    """Operator and file of every document of a folder, by chip or class."""
+    found: dict[str, list[tuple[str, Path]]] = {}
+    for name, path in catalog(folder).items():
+        chip, _, op, _ = name.split("--")
+        found.setdefault(chip, []).append((op, path))
+    return found
+
+
+def _available(chip: str, scope: str, op: str, extra: Iterable[Calibration], folder: Path) -> list[Calibration]:
+    """Documents of a chip or class for an operator. Names of files say what is inside: only these are read."""
+    head = _slug(chip) if scope == "chip" else f"class-{_slug(chip)}"
+    wanted = _slug(op)
+    found = [_load(path) for name, path in _by_chip(folder).get(head, ()) if name == wanted or _same_op(name, wanted)]
+    return [c for c in extra if c.chip == chip and c.scope == scope and _same_op(c.op, op)] + found
 
 
 def find(chip: str, software: str, op: str, dtype: str, folder: Path = CATALOG) -> Calibration | None:
@@ -281,7 +294,7 @@ def resolve(
         folder: where documents lie; default: the catalog.
     """
     extra = tuple(extra)
-    own = [c for c in _available(chip.name, "chip", extra, folder) if _same_op(c.op, op)]
+    own = _available(chip.name, "chip", op, extra, folder)
     same = [c for c in own if dtype_key(c.dtype) == dtype_key(dtype)]
     if same:
         best = min(same, key=lambda c: _distance(c, software, op))
@@ -292,7 +305,7 @@ def resolve(
     for same_stack in (True, False):
         found = []
         for name in chip_classes(chip):
-            learned = [c for c in _available(name, "class", extra, folder) if _same_op(c.op, op)]
+            learned = _available(name, "class", op, extra, folder)
             learned = [c for c in learned if dtype_key(c.dtype) == dtype_key(dtype)]
             learned = [c for c in learned if not same_stack or stack(c.software) == stack(software)]
             if learned:
@@ -328,7 +341,7 @@ def _same_op(left: str, right: str) -> bool:
     return len(pair) == 1 or any(pair <= group for group in _SAME_OPERATOR)
 
 
-def _distance(calibration: Calibration, software: str, op: str) -> tuple[bool, bool, bool, bool, float, str]:
+def _distance(calibration: Calibration, software: str, op: str) -> tuple[bool, bool, bool, bool, bool, float, str]:
     """How far a document's software and operator are from what is asked; ties go to the smaller error."""
     own, kind = c_key(calibration)
     return (
@@ -336,6 +349,97 @@ def _distance(calibration: Calibration, software: str, op: str) -> tuple[bool, b
         own != software.lower(),
         stack(own) != stack(software),
         own != "any",
+        " kernel=" in own and " kernel=" not in software.lower(),
         calibration.cross_validation.mape_pct,
         own,
     )
+
+
+# -- which documents may be used ------------------------------------------------------------------------------
+
+Which = str | os.PathLike[str] | Calibration | Sequence[Calibration]
+
+
+class Calibrations:
+    """Which documents may be used: ``none``, those of the catalog (``auto``), of a folder, or some by name.
+
+    Args:
+        which: ``"none"``, ``"auto"``, a folder, a file, the name of a catalog document, a document, or several.
+
+    Raises:
+        InputError: neither a file nor the name of a document.
+    """
+
+    def __init__(self, which: Which = "auto") -> None:
+        self.named: tuple[Calibration, ...] = ()
+        self.label = str(which) if isinstance(which, (str, os.PathLike)) else "given"
+        folder = self.label not in ("auto", "none", "given") and os.path.isdir(self.label)
+        self.folder = Path(self.label) if folder else CATALOG
+        self.catalog = which == "auto" or folder
+        if isinstance(which, Calibration):
+            self.named = (which,)
+        elif not isinstance(which, (str, os.PathLike)):
+            self.named = tuple(which)
+        elif self.label not in ("auto", "none") and not folder:
+            self.named = (_named(self.label),)
+
+    def __bool__(self) -> bool:
+        return self.catalog or bool(self.named)
+
+    def exact(self, chip: Chip, software: str, op: str, dtype: str) -> Match | None:
+        """The document of just this software, or None."""
+        found = find(chip.name, software, op, dtype, self.folder) if self.catalog else None
+        return None if found is None else Match(found, "calibrated")
+
+    def match(self, chip: Chip, software: str, op: str, dtype: str) -> Match | None:
+        """The best document for an operator, or None."""
+        if self.catalog:
+            return _of_stack(resolve(chip, software, op, dtype, folder=self.folder), software)
+        tried = [resolve(chip, software, op, dtype, (document,)) for document in self.named]
+        usable = [m for m, own in zip(tried, self.named, strict=True) if m is not None and m.calibration is own]
+        # A document of this very format goes before one of another that could stand in for it.
+        return _of_stack(min(usable, key=lambda match: match.state != "calibrated", default=None), software)
+
+    def document(self, name: str) -> Calibration:
+        """The document of a name that ``match`` found."""
+        return next((own for own in self.named if own.name == name), None) or _load(catalog(self.folder)[name])
+
+    def stacks_of(self, chip: Chip, ops: Iterable[str]) -> list[str]:
+        """Software stacks with documents of this chip, failing that of its classes, for any of the operators."""
+        if not self.catalog:
+            return sorted({stack(document.software) for document in self.named})
+        wanted = set(ops)
+        for scope, name in (("chip", chip.name), *(("class", name) for name in chip_classes(chip))):
+            found = {stack(c.software) for op in wanted for c in _available(name, scope, op, (), self.folder)}
+            if found:
+                return sorted(found)
+        return []
+
+    def check_software(self, software: str) -> str:
+        """The spelling, if any document is of that stack in whatever version. Raises InputError otherwise."""
+        known = {stack(_slug(document.software)) for document in self.named}
+        if self.catalog:
+            known |= {stack(name.split("--")[1]) for name in catalog(self.folder)}
+        if stack(_slug(software)) not in known:
+            raise unknown_name("software of the calibrations", software, known, "software")
+        return software
+
+
+def _named(text: str) -> Calibration:
+    """The document of a file or of the catalog."""
+    if text in catalog():
+        return _load(catalog()[text])
+    if not os.path.exists(text) and not text.endswith((".yaml", ".yml")):
+        hint = did_you_mean(text, ("none", "auto", *catalog()))
+        allowed = "none, auto, a file, or the name of a catalog document (npusim/catalog/calibrations)"
+        raise InputError(Problem(f"{text!r} is no calibration"[:200], "calibration", allowed=allowed, hint=hint))
+    return load_calibration(text)
+
+
+def _of_stack(match: Match | None, software: str) -> Match | None:
+    """A document of another software stack is transferred: kernels of two stacks differ by up to a factor."""
+    if match is None or match.state != "calibrated":
+        return match
+    own = stack(match.calibration.software)
+    same = own in ("any", stack(software))
+    return match if same else replace(match, state="transferred")

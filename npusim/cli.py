@@ -36,6 +36,13 @@ if TYPE_CHECKING:
 power_cap_option = click.option(
     "--power-cap", is_flag=True, help="Lower the clock until the average power fits the TDP (bottom-up energy)."
 )
+calibration_option = click.option(
+    "--calibration", default="none", show_default=True, metavar="none|auto|FILE",
+    help="Calibrations that price operators: those of the catalog, or a document.",
+)  # fmt: skip
+software_option = click.option(
+    "--software", metavar="NAME", help="Whose kernels, e.g. trtllm or vllm-0.24.0. Default: the stack measured most."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object (SI units in the keys).")
 set_option = click.option(
     "--set",
@@ -153,13 +160,15 @@ def _tp(text: str | None) -> int | None:
 )
 @click.option("--tp", metavar="N|auto", default="auto", show_default=True, help="Tensor-parallel chips.")
 @click.option(
-    "--fidelity", default="roofline", show_default=True, help="Cost model: roofline, tile or cycle (minutes a row)."
+    "--fidelity", help="Cost model: roofline (the default; with calibrations tile), tile or cycle (minutes a row)."
 )
 @click.option("--out", metavar="DIR", help="Also write kperf.xlsx, kperf.html, kperf.csv and kperf.json there.")
 @click.option("--baseline", is_flag=True, help="With --set: the chip as its file has it beside the changed one.")
 @click.option("--under-load", is_flag=True, help="Also run each row's closed loop request by request: percentiles.")
 @click.option("--slo", metavar="LIMITS", help="With --under-load: what counts as goodput, as ttft=450ms,tpot=40ms.")
 @click.option("--all", "full", is_flag=True, help="Print every row instead of the representative ones.")
+@calibration_option
+@software_option
 @power_cap_option
 @set_option
 @json_option
@@ -169,12 +178,14 @@ def kperf(
     suite: str,
     precisions: tuple[str, ...],
     tp: str,
-    fidelity: str,
+    fidelity: str | None,
     out: str | None,
     baseline: bool,
     under_load: bool,
     slo: str | None,
     full: bool,
+    calibration: str,
+    software: str | None,
     power_cap: bool,
     overrides: tuple[str, ...],
     as_json: bool,
@@ -193,7 +204,7 @@ def kperf(
     with _progress(len(loaded) * len(nets) * len(names), "pricing") as step:
         result = kperf_suite.kperf(
             loaded, suite=chosen, models=nets, precisions=names, tp=_tp(tp), fidelity=fidelity, progress=step,
-            power_cap=power_cap,
+            power_cap=power_cap, calibration=calibration, software=software,
         )  # fmt: skip
     if under_load or slo:
         result = _under_load(result, slo, nets)
@@ -267,12 +278,14 @@ def _colour() -> bool:
 @click.argument("chip")
 @click.argument("workload")
 @click.option("--tp", metavar="N", help="Tensor-parallel chips of a model step (overrides tp= in WORKLOAD).")
-@click.option("--fidelity", help="Cost model: roofline (the default), tile or cycle.")
+@click.option("--fidelity", help="Cost model: roofline (the default; with calibrations tile), tile or cycle.")
 @click.option(
     "--mapping", metavar="NEST", help="Replay this loop nest of one operator, tile by tile (docs/gemmini.md)."
 )
 @click.option("--mappings", metavar="FILE", help="Use these mappings of matrix operators instead of the search.")
 @click.option("--save-mappings", metavar="FILE", help="Write the mappings in use, to change and give back.")
+@calibration_option
+@software_option
 @power_cap_option
 @set_option
 @json_option
@@ -284,6 +297,8 @@ def estimate(
     mapping: str | None,
     mappings: str | None,
     save_mappings: str | None,
+    calibration: str,
+    software: str | None,
     power_cap: bool,
     overrides: tuple[str, ...],
     as_json: bool,
@@ -300,12 +315,12 @@ def estimate(
 
     work = parse_workload(workload)
     if mapping is not None:
-        if power_cap or any(x is not None for x in (tp, fidelity, mappings, save_mappings)):
+        if power_cap or calibration != "none" or any(x is not None for x in (tp, fidelity, mappings, save_mappings)):
             raise InputError(
                 Problem(
                     "a mapping is replayed on one chip",
                     "--mapping",
-                    allowed="no --fidelity, --tp, --mappings, --power-cap",
+                    allowed="no --fidelity, --tp, --mappings, --calibration, --power-cap",
                 )
             )
         _replay(work, _chip(chip, overrides), mapping, as_json)
@@ -313,7 +328,9 @@ def estimate(
     from npusim.mapping import load_mappings
 
     given = load_mappings(mappings) if mappings else None
-    cost = price(work, _chip(chip, overrides), fidelity or "roofline", _tp(tp), given)
+    cost = price(
+        work, _chip(chip, overrides), fidelity, _tp(tp), given, calibration=calibration, software=software
+    )  # fmt: skip
     if save_mappings:
         from npusim.mapping import save_mappings as save
 
@@ -342,7 +359,7 @@ def _replay(work: Workload, chip: Chip, mapping: str, as_json: bool) -> None:
 
 def _cost_dict(cost: Cost) -> dict[str, Any]:
     from npusim.accuracy import trust
-    from npusim.kperf_suite import chip_notes
+    from npusim.kperf_suite import cost_notes
     from npusim.report.cost_table import workload_notes
 
     power = {} if cost.power is None else {"power": cost.power.to_dict()}
@@ -362,7 +379,7 @@ def _cost_dict(cost: Cost) -> dict[str, Any]:
         "energy_j": None if cost.energy_j is None else float(cost.energy_j),
         **power,
         "ops": cost.table(),
-        "notes": [*chip_notes(cost.chip, cost.fidelity, bool(power)), *workload_notes(cost)],
+        "notes": [*cost_notes(cost), *workload_notes(cost)],
         "trust": trust.trust(cost).to_dict(float(cost.time_s)),
     }
 
@@ -373,11 +390,14 @@ def _cost_dict(cost: Cost) -> dict[str, Any]:
 @click.argument("op", required=False)
 @click.option("--tp", metavar="N", help="Tensor-parallel chips of a model step (overrides tp= in WORKLOAD).")
 @click.option("--fidelity", default="tile", show_default=True, help="Cost model: roofline, tile or cycle.")
+@calibration_option
+@software_option
 @set_option
 @json_option
 def explain(
-    chip: str, workload: str, op: str | None, tp: str | None, fidelity: str, overrides: tuple[str, ...], as_json: bool
-) -> None:
+    chip: str, workload: str, op: str | None, tp: str | None, fidelity: str, calibration: str, software: str | None,
+    overrides: tuple[str, ...], as_json: bool,
+) -> None:  # fmt: skip
     """Why OP of WORKLOAD takes what it takes on CHIP, and which single figure of the chip would help most.
 
     Without OP, the operator that takes longest. WORKLOAD as for estimate.
@@ -388,7 +408,7 @@ def explain(
     from npusim.report import explained
 
     work = as_workload(parse_workload(workload), _tp(tp))
-    found = ask(work, _chip(chip, overrides), op, fidelity)
+    found = ask(work, _chip(chip, overrides), op, fidelity, calibration=calibration, software=software)
     _print_json(explained.to_dict(found)) if as_json else click.echo(explained.render(found))
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from npusim.calibration import Calibrations, Which
 from npusim.chip import Chip
 from npusim.cost import Cost, OpCost, cycle, estimate, roofline, tile
+from npusim.cost.calibrated.pricing import Documents
 from npusim.errors import InputError, NpuError, Problem, unknown_name
 from npusim.mapping import GemmMapping
 from npusim.workload import Op, Workload
@@ -72,7 +74,10 @@ class Explanation:
     op_sensitivities: tuple[Sensitivity, ...]
 
 
-def explain(work: Workload | Op, chip: Chip, op: str | None = None, fidelity: str = "tile") -> Explanation:
+def explain(
+    work: Workload | Op, chip: Chip, op: str | None = None, fidelity: str = "tile", *,
+    calibration: Which | Calibrations = "none", software: str | None = None,
+) -> Explanation:  # fmt: skip
     """Explains one operator of a workload, by default the one that takes longest.
 
     Args:
@@ -80,11 +85,13 @@ def explain(work: Workload | Op, chip: Chip, op: str | None = None, fidelity: st
         chip: the hardware.
         op: name of the operator (``layers.ffn.up``).
         fidelity: cost model; speedups are the tile model's at cycle fidelity too.
+        calibration: documents that may price operators, as for ``estimate``; such operators have no mapping.
+        software: whose kernels.
 
     Raises:
         InputError: unknown operator, or array dimensions.
     """
-    cost = estimate(work, chip, fidelity)
+    cost = estimate(work, chip, fidelity, calibration=calibration, software=software)
     if getattr(cost.time_s, "ndim", 0):
         raise InputError(Problem("an explanation needs scalar dimensions", hint="explain one shape at a time"))
     names = [item.op.name for item in cost.ops]
@@ -92,8 +99,9 @@ def explain(work: Workload | Op, chip: Chip, op: str | None = None, fidelity: st
         raise unknown_name("operator of the workload", op, names, "OP")
     wanted = max(cost.ops, key=lambda item: float(item.time_s)) if op is None else cost.ops[names.index(op)]
     base = roofline.work(wanted.op, chip)
-    found = tile.chosen(wanted.op, chip, base) if fidelity != "roofline" else None
-    ran = cycle.timeline(wanted.op, chip, base) if fidelity == "cycle" else None
+    modelled = not wanted.document
+    found = tile.chosen(wanted.op, chip, base) if fidelity != "roofline" and modelled else None
+    ran = cycle.timeline(wanted.op, chip, base) if fidelity == "cycle" and modelled else None
     asked = "tile" if fidelity == "cycle" else fidelity
     compulsory = float(base.dram_bytes) * wanted.count
     shares = _shares(wanted, chip, found)
@@ -110,14 +118,16 @@ def explain(work: Workload | Op, chip: Chip, op: str | None = None, fidelity: st
         dram_share=_dram_share(wanted, chip, ran),
         dram_rows=ran.rows or None if ran else None,
         overhead_s=float(wanted.seconds.get("overhead", 0.0)),
-        step_sensitivities=sensitivities(cost.workload, chip, asked),
-        op_sensitivities=sensitivities(Workload(wanted.op.name, (wanted.op,)), chip, asked),
+        step_sensitivities=sensitivities(cost.workload, chip, asked, cost.calibration),
+        op_sensitivities=sensitivities(Workload(wanted.op.name, (wanted.op,)), chip, asked, cost.calibration),
     )
 
 
 def _dram_share(item: OpCost, chip: Chip, ran: cycle.Timeline | None) -> float | None:
     """Bytes at the pin rate / seconds in which main memory works on them (at cycle: has any of them to move)."""
     assert chip.memory is not None and chip.memory.bandwidth_bytes_per_s is not None
+    if item.document and item.bound != "dram":
+        return None
     at_peak_s = float(item.dram_bytes) / chip.memory.bandwidth_bytes_per_s
     busy_s = item.count * ran.dram_busy_s if ran else float(item.seconds["dram"])
     return at_peak_s / busy_s if at_peak_s and busy_s else None
@@ -125,7 +135,8 @@ def _dram_share(item: OpCost, chip: Chip, ran: cycle.Timeline | None) -> float |
 
 def _shares(item: OpCost, chip: Chip, found: tile.GemmTime | None) -> tuple[float | None, ...]:
     """Compute utilisation and, for a mapped GEMM, its factors: interior tile, output edges, waves."""
-    if not item.rate or not float(item.flops):
+    # A document tells how long one resource works: what bounds the operator.
+    if not item.rate or not float(item.flops) or (item.document and item.bound != "matrix"):
         return None, None, None, None
     whole = float(item.flops) / (chip.peaks_flops_per_s[item.rate] * float(item.seconds["matrix"]))
     if found is None or chip.cores is None:
@@ -141,17 +152,29 @@ def _shares(item: OpCost, chip: Chip, found: tile.GemmTime | None) -> tuple[floa
     return whole, inside, edges, waves
 
 
-def sensitivities(work: Workload, chip: Chip, fidelity: str = "tile") -> tuple[Sensitivity, ...]:
+def sensitivities(
+    work: Workload, chip: Chip, fidelity: str = "tile", documents: Documents | None = None
+) -> tuple[Sensitivity, ...]:
     """Speedup of ``work`` for each figure of ``chip`` made better by a quarter, best first.
 
     Rates and sizes grow by 25 %, times shrink by as much; figures the chip file does not state are left out.
+    With ``documents`` the families that price operators see the changed figure.
     """
+
+    def seconds(changed: Chip) -> float:
+        if documents is None:
+            return float(estimate(work, changed, fidelity).time_s)
+        kernels = documents.software or None
+        return float(
+            estimate(work, changed, fidelity, calibration=documents.calibrations, software=kernels).time_s
+        )  # fmt: skip
+
     stated = chip.paths()
     paths = [path for path in (*_KNOBS, *_TIMES) if path in stated]
     paths += [
         f"levels.{name}.{knob}" for name in chip.levels for knob in _LEVEL_KNOBS if f"levels.{name}.{knob}" in stated
     ]
-    before = float(estimate(work, chip, fidelity).time_s)
+    before = seconds(chip)
     found = []
     for path in paths:
         value = float(str(stated[path]))
@@ -160,7 +183,7 @@ def sensitivities(work: Workload, chip: Chip, fidelity: str = "tile") -> tuple[S
         if not value or changed == value:
             continue
         try:
-            after = float(estimate(work, chip.replace({path: changed}), fidelity).time_s)
+            after = seconds(chip.replace({path: changed}))
         except NpuError:  # a figure that another one contradicts when it moves alone
             continue
         found.append(Sensitivity(path, value, float(str(changed)), before / after if after else 1.0))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,17 +18,17 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator
 
 from npusim import parallel, units, yamlio
 from npusim.accuracy import trust
+from npusim.calibration import Calibrations, Which
 from npusim.chip import Chip, load_chip
-from npusim.cost import FIDELITIES, Cost, as_workload, energy, estimate
+from npusim.cost import FIDELITIES, Cost, energy, estimate, options
 from npusim.errors import DoesNotFit, InputError, Problem, Unavailable, unknown_name
-from npusim.llm import Precision, decode, precision, prefill
+from npusim.kperf_steps import steps_of
+from npusim.llm import Precision, precision
 from npusim.models import Model, load_model
 from npusim.workload import Workload, dim
 
 SUITES = Path(__file__).parent / "catalog" / "suites"
 DEFAULT_SUITE = "kperf-2025"
-# Decode steps are averaged over the growing context by this many (odd-length) panels per output.
-PANELS = 32
 
 Tokens = Annotated[int, Field(ge=1, le=2**24, strict=True)]
 
@@ -104,6 +103,7 @@ class KPerf:
         notes: assumptions of the suite, the chips and the model.
         costs: (chip label, model, precision) → (prefill cost, decode cost) over the rows that fit, for plots.
         load: whether the rows carry ``LOAD_COLUMNS`` too.
+        calibrated: calibrations were allowed; rows then have the columns ``trust.COLUMNS``.
     """
 
     suite: Suite
@@ -113,11 +113,13 @@ class KPerf:
     notes: tuple[str, ...]
     costs: dict[tuple[str, str, str], tuple[Cost, Cost]] = field(default_factory=dict, repr=False)
     load: bool = False
+    calibrated: bool = False
 
     @property
     def columns(self) -> tuple[tuple[str, str, str, str], ...]:
-        """``COLUMNS``, with those of the load before the note when the rows carry them."""
-        return (*COLUMNS[:-1], *LOAD_COLUMNS, COLUMNS[-1]) if self.load else COLUMNS
+        """``COLUMNS``, with those of the load and with states and intervals, before the note, where rows carry them."""
+        columns = (*COLUMNS[:-1], *LOAD_COLUMNS, COLUMNS[-1]) if self.load else COLUMNS
+        return trust.with_columns(columns) if self.calibrated else columns
 
     @property
     def fitting(self) -> list[dict[str, Any]]:
@@ -193,33 +195,6 @@ LOAD_COLUMNS: tuple[tuple[str, str, str, str], ...] = (
 )
 
 
-def panels(steps: np.ndarray, most: int = PANELS) -> tuple[np.ndarray, np.ndarray]:
-    """Splits 1..N into contiguous panels of odd length, whose midpoints are then integers.
-
-    The mean over a panel of a function that is linear on it equals its value at the midpoint, so the
-    average over a growing context is exact except in the panels where a bound changes.
-
-    Args:
-        steps: N for each row, integers ≥ 0, shape (rows,).
-        most: panels per row at most (one more when parity needs it).
-
-    Returns:
-        (midpoints, weights), both (rows, most + 1): weights are panel lengths / N, 0 for unused panels.
-    """
-    n = np.asarray(steps, dtype=np.int64)[:, None]
-    count = np.minimum(n, most)
-    count += (n - count) % 2  # as many odd numbers as N's parity allows
-    base = np.where(count > 0, n // np.maximum(count, 1), 0)
-    base -= (base + 1) % 2  # largest odd length that fits every panel
-    extra = (n - base * count) // 2  # panels that are longer by two
-    index = np.arange(most + 1)[None, :]
-    per_panel, more = extra // np.maximum(count, 1), extra % np.maximum(count, 1)
-    length = np.where(index < count, base + 2 * (per_panel + (index < more)), 0)
-    end = np.cumsum(length, axis=1)
-    middle = np.maximum(end - length // 2, 1)
-    return middle, length / np.maximum(n, 1)
-
-
 def kperf(
     chip: Chip | str | Sequence[Chip | str],
     *,
@@ -227,9 +202,11 @@ def kperf(
     models: Iterable[Model | str] = (),
     precisions: Iterable[str] = (),
     tp: int | None = None,
-    fidelity: str = "roofline",
+    fidelity: str | None = None,
     progress: Callable[[str], None] | None = None,
     power_cap: bool = False,
+    calibration: Which | Calibrations = "none",
+    software: str | None = None,
 ) -> KPerf:
     """Predicts the K-Perf table of one or several chips.
 
@@ -243,6 +220,8 @@ def kperf(
         progress: called with a label after each (chip, model, precision).
         power_cap: lower the clock of each step until its power fits the TDP (``npusim.cost.power``); rows
             then carry the clock shares and USD per million tokens, and power comes from the bottom-up energy family.
+        calibration: documents that may price operators, as for ``npusim.estimate``.
+        software: whose kernels; default: per case the stack with documents for most of the decode time.
 
     Raises:
         InputError: unknown names or bad values. Rows that do not fit are rows, not errors.
@@ -250,7 +229,7 @@ def kperf(
     chosen = suite if isinstance(suite, Suite) else load_suite(suite)
     if tp is not None:
         tp = int(dim("tp", tp))
-    if fidelity not in FIDELITIES:
+    if fidelity is not None and fidelity not in FIDELITIES:
         raise unknown_name("fidelity", fidelity, FIDELITIES)
     chips = tuple(c.require() if isinstance(c, Chip) else load_chip(c) for c in _each(chip, Chip))
     nets = [m if isinstance(m, Model) else load_model(m) for m in dict.fromkeys(_each(models, Model) or chosen.models)]
@@ -258,21 +237,24 @@ def kperf(
     rows: list[dict[str, Any]] = []
     notes: dict[str, None] = dict.fromkeys(chosen.assumptions)
     costs: dict[tuple[str, str, str], tuple[Cost, Cost]] = {}
-    notes[trust.sentence(trust.trust_of(trust.STEP, fidelity))] = None
+    allowed = calibration if isinstance(calibration, Calibrations) else Calibrations(calibration)
+    # Of two defaults the one every chip is described for: "roofline" sorts before "tile".
+    fidelity = min((options(one, fidelity, allowed, software)[0] for one in chips), default="roofline")
+    notes[trust.COLUMNS_NOTE if allowed else trust.sentence(trust.trust_of(trust.STEP, fidelity))] = None
     for label, one in zip(chip_labels(chips), chips, strict=True):
-        notes.update(dict.fromkeys(chip_notes(one, fidelity, power_cap)))
+        notes.update(dict.fromkeys(chip_notes(one, fidelity, power_cap, bool(allowed))))
         for model in nets:
             if not model.causal:
                 raise InputError(Problem(f"'{model.name}' is an encoder: it has no decode step", "model"))
             for name, fmt in formats.items():
-                case = _Case(label, one, model, name, fmt, chosen, fidelity, tp, power_cap)
+                case = _Case(label, one, model, name, fmt, chosen, fidelity, tp, power_cap, allowed, software)
                 rows += case.rows()
                 notes.update(dict.fromkeys(case.notes()))
                 if case.sample is not None:
                     costs[label, model.name, name] = case.sample
                 if progress:
                     progress(f"{one.name} {model.name} {name}")
-    return KPerf(chosen, chips, tuple(rows), fidelity, tuple(notes), costs)
+    return KPerf(chosen, chips, tuple(rows), fidelity, tuple(notes), costs, calibrated=bool(allowed))
 
 
 def _dram_note(chip: Chip, fidelity: str) -> str:
@@ -333,7 +315,14 @@ def assumed_note(chip: Chip) -> str:
     return f"assumed figures: {', '.join(assumed)}." if assumed else ""
 
 
-def chip_notes(chip: Chip, fidelity: str = "roofline", power_cap: bool = False) -> list[str]:
+def cost_notes(cost: Cost) -> list[str]:
+    """``chip_notes`` of one priced workload."""
+    return chip_notes(cost.chip, cost.fidelity, cost.power is not None, cost.calibration is not None)
+
+
+def chip_notes(
+    chip: Chip, fidelity: str = "roofline", power_cap: bool = False, calibrated: bool = False
+) -> list[str]:  # fmt: skip
     """What a reader of this chip's figures must know: assumed figures, overrides, what is not modelled."""
     notes = []
     assumed = assumed_note(chip)
@@ -360,36 +349,10 @@ def chip_notes(chip: Chip, fidelity: str = "roofline", power_cap: bool = False) 
             f"{chip.name}: power by the simple model: {constants.static_w:.0f} W static while working, "
             "the rest per FLOP and byte."
         )
-    notes.append(
-        f"{chip.name}: {_CAVEATS[fidelity].format(dram=_dram_note(chip, fidelity) if fidelity != 'roofline' else '')}"
-    )
+    caveat = _CAVEATS[fidelity].format(dram=_dram_note(chip, fidelity) if fidelity != "roofline" else "")
+    whose = "operators without a calibration: " if calibrated else ""
+    notes.append(f"{chip.name}: {whose}{caveat}")
     return notes
-
-
-@dataclass(frozen=True)
-class _Works:
-    """Steps of some rows: prefill and decode, weights of the decode's panels, and FLOPs and bytes of either of them on
-    one chip."""
-
-    steps: tuple[Workload, Workload]
-    weight: np.ndarray
-    useful: tuple[Any, ...]
-
-
-@lru_cache(maxsize=32)
-def _steps(
-    model: Model, fmt: Precision, tp: int, inputs: tuple[int, ...], outputs: tuple[int, ...], c: tuple[int, ...]
-) -> _Works:
-    """What does not depend on the chip; a sweep asks for it once per chip."""
-    kinds: dict[str, Any] = {"weights": fmt.weights, "activations": fmt.activations, "kv": fmt.kv, "tp": tp}
-    prompts = np.array(inputs)
-    middle, weight = panels(np.array(outputs) - 1)
-    first = prefill(model, batch=1, prompt=prompts, **kinds)
-    step = decode(model, batch=np.array(c)[:, None], context=prompts[:, None] + middle, **kinds)
-    # Of the unsharded model: ceilings and replication of tensor parallelism are not useful work.
-    alone = [as_workload(work, 1) for work in (first, step)]
-    useful = tuple(figure for work in alone for figure in (work.flops, work.bytes("weight", "kv")))
-    return _Works((first, step), weight, useful)
 
 
 @dataclass
@@ -405,13 +368,15 @@ class _Case:
     fidelity: str
     asked_tp: int | None
     power_cap: bool = False
+    calibrations: Calibrations = field(default_factory=lambda: Calibrations("none"))
+    software: str | None = None
     sample: tuple[Cost, Cost] | None = None
 
     def notes(self) -> list[str]:
         """Notes that hold for this case only."""
         if self._lacking_rate():
             return []
-        notes = []
+        notes = [] if self.sample is None else [self._remark(cost) for cost in self.sample if cost.remarks]
         name, _ = self.chip.peak_flops_per_s(self.fmt.engine)
         if name != self.fmt.engine:
             notes.append(f"{self.chip.name}: has no {self.fmt.engine} rate; {self.fmt.engine} runs at its {name} rate.")
@@ -427,6 +392,9 @@ class _Case:
                 f"{self.model.name}: requests of {self.suite.longest_request} tokens exceed its {most} positions."
             )
         return notes
+
+    def _remark(self, cost: Cost) -> str:
+        return f"{self.model.name} {self.precision}, {cost.workload.info['phase']}: {cost.remarks[0]}"
 
     def rows(self) -> list[dict[str, Any]]:
         """The rows of this case, in suite order."""
@@ -466,7 +434,7 @@ class _Case:
         c = max(largest, 1) if level == "max" else int(level)
         need = parallel.footprint(self.model, self.fmt, sequences=c, **sizes).total_bytes
         short = need - parallel.usable_bytes(self.chip)
-        row: dict[str, Any] = {key: None for key, *_ in COLUMNS}
+        row: dict[str, Any] = {key: None for key, *_ in (*COLUMNS, *(trust.COLUMNS if self.calibrations else ()))}
         row |= {
             "chip": self.label,
             "model": self.model.name,
@@ -491,8 +459,9 @@ class _Case:
             np.array([row[key] for row in rows]) for key in ("input_tokens", "output_tokens", "concurrency")
         )
         steps = outputs - 1
-        works = _steps(self.model, self.fmt, tp, *(tuple(column.tolist()) for column in (inputs, outputs, c)))
-        first, step = (self._step_cost(work) for work in works.steps)
+        works = steps_of(self.model, self.fmt, tp, *(tuple(column.tolist()) for column in (inputs, outputs, c)))
+        # The decode chooses the software where none was named.
+        step, first = (self._step_cost(work) for work in reversed(works.steps))
         weight = works.weight
         self.sample = (first, step)
 
@@ -515,7 +484,10 @@ class _Case:
         }
         columns |= self._utilisation(first, step, works.useful, mean, c, steps, loop)
         bounds = _bounds(first, step, mean, c.shape)
+        trusted = trust.row_columns(first, step, mean, len(rows)) if self.calibrations else {}
         for index, row in enumerate(rows):
+            decodes = row["output_tokens"] > 1
+            row |= {k: v[index] for k, v in trusted.items() if decodes or k not in trust.DECODE_KEYS}
             for key, values in columns.items():
                 value = float(np.broadcast_to(values, c.shape)[index])
                 row[key] = value if np.isfinite(value) else None
@@ -525,7 +497,9 @@ class _Case:
 
     def _step_cost(self, work: Workload) -> Cost:
         """A step's cost, at the clock where its power fits when that was asked for."""
-        cost = estimate(work, self.chip, self.fidelity)
+        cost = estimate(work, self.chip, self.fidelity, calibration=self.calibrations, software=self.software)
+        if self.software is None and cost.calibration is not None:
+            self.software = cost.calibration.software or None
         if not self.power_cap:
             return cost
         from npusim.cost.power import at_power_limit
@@ -533,15 +507,9 @@ class _Case:
         return at_power_limit(cost)
 
     def _utilisation(
-        self,
-        first: Cost,
-        step: Cost,
-        useful: tuple[Any, ...],
-        mean: Callable[[Any], np.ndarray],
-        c: np.ndarray,
-        steps: np.ndarray,
-        loop: np.ndarray,
-    ) -> dict[str, Any]:
+        self, first: Cost, step: Cost, useful: tuple[Any, ...], mean: Callable[[Any], np.ndarray], c: np.ndarray,
+        steps: np.ndarray, loop: np.ndarray,
+    ) -> dict[str, Any]:  # fmt: skip
         assert self.chip.memory is not None and self.chip.memory.bandwidth_bytes_per_s
         _, peak = self.chip.peak_flops_per_s(self.fmt.engine)
         flops = c * useful[0] + steps * mean(useful[2])

@@ -19,13 +19,14 @@ from npusim.accuracy.devices import chip_of, formats_of
 from npusim.accuracy.fitting import Fit, fit, residual_quantiles
 from npusim.accuracy.plain_end_to_end import model_of
 from npusim.accuracy.predicted import Predicted
-from npusim.accuracy.prediction import Calibrations, apply_document, groups
+from npusim.accuracy.prediction import apply_document, groups
 from npusim.accuracy.rows import EndToEndRows, load_end_to_end
 from npusim.accuracy.table import Array
-from npusim.calibration import Calibration, Provenance, chip_classes
+from npusim.calibration import Calibration, Calibrations, Provenance, chip_classes
 from npusim.chip import Chip, load_chip
-from npusim.cost import estimate
-from npusim.cost.calibrated.step import COLUMNS, STEP, WORK
+from npusim.cost import roofline
+from npusim.cost.calibrated.step import COLUMNS, STEP
+from npusim.cost.calibrated.step_time import work_at_peak
 from npusim.errors import NpuError, Unavailable
 from npusim.llm import Precision, decode, prefill
 from npusim.models import Model
@@ -138,15 +139,9 @@ def _columns_of(rows: EndToEndRows, runs: Runs, figure: Array) -> dict[str, np.n
 
 
 def work_of(step: Workload, chip: Chip) -> dict[str, np.ndarray]:
-    """Seconds at peak of a step's operators: ``matrix`` and ``dram`` of all but attention, ``attention``, ``link``."""
-    total = {name: np.zeros(1) for name in WORK}
-    for cost in estimate(step, chip, "roofline").ops:
-        if cost.op.kind == "attention":
-            total["attention"] = total["attention"] + np.maximum(cost.seconds["matrix"], cost.seconds["dram"])
-        else:
-            for name in ("matrix", "dram", "link"):
-                total[name] = total[name] + np.asarray(cost.seconds.get(name, 0.0))
-    return total
+    """Seconds at peak of a step's operators, as ``npusim.cost.calibrated.step_time.work_at_peak`` divides them."""
+    works = [roofline.work(op, chip) for op in step.ops]
+    return {name: np.asarray(value, float) for name, value in work_at_peak(step, works).items()}
 
 
 # -- predictions ---------------------------------------------------------------------------------------------------

@@ -19,10 +19,10 @@ from npusim.accuracy.host_chip import render
 from npusim.accuracy.host_clock import LEAST_ROUNDS, MOST_ROUNDS, Clock, Timing, best_of
 from npusim.accuracy.host_machine import Machine, Probes
 from npusim.accuracy.host_shapes import Shape, Subject
-from npusim.accuracy.prediction import Calibrations, predict_kernels
+from npusim.accuracy.prediction import predict_kernels
 from npusim.accuracy.rows import load_rows
 from npusim.accuracy.validation import Validation
-from npusim.calibration import FORMAT, Calibration, Provenance, load_calibration, save
+from npusim.calibration import FORMAT, Calibration, Calibrations, Provenance, load_calibration, save
 from npusim.chip import Chip, read_chip
 from npusim.cost.calibrated.family import family
 from npusim.errors import InputError, Problem

@@ -11,9 +11,10 @@ from npusim.accuracy import limits, pricing
 from npusim.accuracy.devices import formats_of
 from npusim.accuracy.dims import RowDims
 from npusim.accuracy.predicted import UNCALIBRATED, Predicted
-from npusim.accuracy.prediction import Calibrations, apply_document, chip_or_reason, groups
+from npusim.accuracy.prediction import apply_document, chip_or_reason, groups
 from npusim.accuracy.rows import CollectiveRows, RtlRows, VisionRows
 from npusim.accuracy.table import Array
+from npusim.calibration import Calibrations
 from npusim.chip import Chip, load_chip
 from npusim.cost import estimate
 from npusim.errors import NpuError

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -16,10 +17,11 @@ from npusim.accuracy.predicted import Predicted
 from npusim.accuracy.prediction import chip_or_reason, groups
 from npusim.accuracy.rows import EndToEndRows
 from npusim.accuracy.table import Array, Floats
+from npusim.calibration import Calibrations, Which
 from npusim.chip import Chip
 from npusim.cost import estimate
 from npusim.errors import NpuError
-from npusim.kperf_suite import panels
+from npusim.kperf_steps import panels
 from npusim.llm import decode, prefill
 from npusim.models import Model, load_model, model_names
 
@@ -71,7 +73,7 @@ def predict_end_to_end(rows: EndToEndRows, override: Chip | None, fidelity: str)
             usable = fidelity if fidelity != "cycle" and not chip.missing(fidelity) else "roofline"
             try:
                 for target, level in ((found.roofline_s, "roofline"), (found.predicted_s, usable)):
-                    target[which] = _seconds(
+                    target[which] = summed(
                         spread.select(which), figure[which], chip, model, formats.a, int(float(count)), level
                     )
             except NpuError as error:
@@ -98,14 +100,32 @@ def _measured(rows: EndToEndRows) -> tuple[Array, Array, Floats]:
     )  # fmt: skip
 
 
-def _seconds(rows: EndToEndRows, figure: Array, chip: Chip, model: Model, fmt: str, tp: int, fidelity: str) -> Floats:
+def summed(
+    rows: EndToEndRows, figure: Array, chip: Chip, model: Model, fmt: str, tp: int, fidelity: str | None,
+    calibration: Which | Calibrations = "none", software: str | None = None,
+) -> Floats:  # fmt: skip
+    """Seconds of runs of one model and number of chips as the sum of the operators of their steps.
+
+    Args:
+        rows: runs.
+        figure: what was timed of each: ``request``, ``first token`` or ``output token``.
+        chip: the hardware.
+        model: of all of them.
+        fmt: number format of weights, activations and cache.
+        tp: chips.
+        fidelity: cost model of the operators, as for ``estimate``.
+        calibration: documents that may price operators.
+        software: whose kernels.
+    """
     batch, prompt = (rows.column(name).astype(np.int64) for name in ("batch", "input_len"))
     output = np.maximum(np.nan_to_num(rows.column("output_len"), nan=1.0), 1).astype(np.int64)
     formats = {"weights": fmt, "activations": fmt, "kv": fmt}
-    first = estimate(prefill(model, batch=batch, prompt=prompt, tp=tp, **formats), chip, fidelity).time_s
+    allowed: dict[str, Any] = {"calibration": calibration, "software": software}
+    first = estimate(prefill(model, batch=batch, prompt=prompt, tp=tp, **formats), chip, fidelity, **allowed).time_s
     middle, weight = panels(output - 1)
     context = prompt[:, None] + middle
-    step = estimate(decode(model, batch=batch[:, None], context=context, tp=tp, **formats), chip, fidelity).time_s
+    later = decode(model, batch=batch[:, None], context=context, tp=tp, **formats)
+    step = estimate(later, chip, fidelity, **allowed).time_s
     mean_step = np.sum(np.broadcast_to(step, context.shape) * weight, axis=1)
     first = np.broadcast_to(first, batch.shape)
     total = first + (output - 1) * mean_step

@@ -8,66 +8,21 @@ predicted time or a reason why it has none.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
-from npusim import calibration as documents
 from npusim.accuracy import limits, pricing
 from npusim.accuracy.devices import Formats, chip_of, formats_of
 from npusim.accuracy.dims import RowDims
 from npusim.accuracy.predicted import UNCALIBRATED, Predicted
 from npusim.accuracy.rows import Rows
 from npusim.accuracy.table import Array
-from npusim.calibration import Calibration, Match
+from npusim.calibration import Calibrations, Match
 from npusim.chip import Chip, find_chip, load_chip
 from npusim.cost.calibrated.family import Dims, family
 from npusim.errors import NpuError, Unavailable
 
 KEYS = ("device", "op", "dtype", "software")
-
-
-class Calibrations:
-    """Which documents may be used: none, those of the catalog or of another folder, or one that was named."""
-
-    def __init__(self, which: str | Calibration | Sequence[Calibration] = "auto") -> None:
-        self.named: tuple[Calibration, ...] = ()
-        folder = isinstance(which, str) and which not in ("auto", "none") and Path(which).is_dir()
-        self.folder = Path(str(which)) if folder else documents.CATALOG
-        self.catalog = which == "auto" or folder
-        self.any = which != "none"
-        if folder:
-            return
-        if isinstance(which, Calibration):
-            self.named = (which,)
-        elif not isinstance(which, str):
-            self.named = tuple(which)
-        elif which not in ("auto", "none"):
-            self.named = (documents.load_calibration(which),)
-
-    def exact(self, chip: Chip, software: str, op: str, dtype: str) -> Match | None:
-        """The document of just this software, or None."""
-        found = documents.find(chip.name, software, op, dtype, folder=self.folder) if self.catalog else None
-        return None if found is None else Match(found, "calibrated")
-
-    def match(self, chip: Chip, software: str, op: str, dtype: str) -> Match | None:
-        """The best document for a group, or None."""
-        if self.catalog:
-            return _of_stack(documents.resolve(chip, software, op, dtype, folder=self.folder), software)
-        tried = [documents.resolve(chip, software, op, dtype, (document,)) for document in self.named]
-        usable = [m for m, own in zip(tried, self.named, strict=True) if m is not None and m.calibration is own]
-        # A document of this very format goes before one of another that could stand in for it.
-        return _of_stack(min(usable, key=lambda match: match.state != "calibrated", default=None), software)
-
-
-def _of_stack(match: Match | None, software: str) -> Match | None:
-    """A document of another software stack is transferred: kernels of two stacks differ by up to a factor."""
-    if match is None or match.state != "calibrated":
-        return match
-    own = documents.stack(match.calibration.software)
-    same = own in ("any", documents.stack(software))
-    return match if same else replace(match, state="transferred")
 
 
 def groups(columns: Sequence[Array]) -> Iterator[tuple[tuple[str, ...], Array]]:
@@ -149,7 +104,7 @@ def _price_group(
         found.predicted_s[at], found.reason[at] = seconds, reason
         found.model[at], found.state[at] = usable, UNCALIBRATED
     elsewhere = found.state[which] != "calibrated"
-    if calibrations.any and elsewhere.any():
+    if calibrations and elsewhere.any():
         shapes, at = pricing.Shapes(rows.select(elsewhere), op, formats), which[elsewhere]
         most = limits.slowest(op, found.state[at] == "transferred")
         limits.hold(found, at, limits.floor_s(shapes, machine), most)

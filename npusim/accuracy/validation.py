@@ -16,11 +16,11 @@ from npusim.accuracy.end_to_end import apply_steps
 from npusim.accuracy.other_tables import predict_collectives, predict_rtl, predict_vision
 from npusim.accuracy.plain_end_to_end import predict_end_to_end
 from npusim.accuracy.predicted import Predicted
-from npusim.accuracy.prediction import KEYS, Calibrations, chip_argument, groups, predict_kernels
+from npusim.accuracy.prediction import KEYS, chip_argument, groups, predict_kernels
 from npusim.accuracy.rows import CollectiveRows, EndToEndRows, Measured, Rows, RtlRows, VisionRows, load_measured
 from npusim.accuracy.score import Score
 from npusim.accuracy.table import Array, Table
-from npusim.calibration import Calibration
+from npusim.calibration import Calibration, Calibrations
 from npusim.chip import Chip
 from npusim.cost import FIDELITIES
 from npusim.errors import InputError, Problem, unknown_name

@@ -26,7 +26,7 @@ import numpy as np
 
 from npusim.cost.joules import FIXED_PARTS, Joules, joules
 from npusim.cost.technology import Clocking, Technology, load_technology
-from npusim.errors import Problem, Unavailable
+from npusim.errors import InputError, Problem, Unavailable
 from npusim.ops import Dim
 
 if TYPE_CHECKING:
@@ -150,6 +150,9 @@ def at_power_limit(
     cost: Cost, limit_w: float | None = None, family: str = "bottom-up", technology: Technology | None = None
 ) -> Cost:
     """The cost at the clock where its power fits: slower operators, and the energy they take. See ``capped``."""
+    if cost.calibration is not None:
+        why = "measured times already hold what a power limit costs"
+        raise InputError(Problem(f"a power limit cannot be added to calibrated times: {why}", "power_cap"))
     settled = capped(cost, limit_w, family, technology)
     return replace(cost, ops=settled.ops, time_s=settled.time_s, power=settled)
 

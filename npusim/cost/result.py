@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from npusim.calibration import STATES, Calibrations, State, Which, chip_classes
 from npusim.chip import Chip, load_chip
 from npusim.cost import energy, roofline
 from npusim.cost.roofline import Priced
@@ -19,6 +20,8 @@ from npusim.ops import Dim
 from npusim.workload import Op, Workload
 
 if TYPE_CHECKING:
+    from npusim.cost.calibrated.pricing import Documents
+    from npusim.cost.calibrated.step_time import StepTime
     from npusim.cost.power import PowerCapped
     from npusim.cost.trace_events import TraceFile
 
@@ -39,6 +42,10 @@ class OpCost:
         dram_bytes: main-memory bytes of all runs.
         link_bytes: bytes sent to other chips, all runs.
         energy_j: dynamic joules of all runs; None without a power description.
+        state: ``calibrated``, ``transferred``, or ``uncalibrated`` for an operator no document prices.
+        document: name of the calibration document that priced it, ``""`` without one.
+        low_s: lower end of the 80 % interval of all runs, from the document's residuals; None without one.
+        high_s: its upper end.
     """
 
     op: Op
@@ -50,6 +57,10 @@ class OpCost:
     dram_bytes: Dim
     link_bytes: Dim
     energy_j: Dim | None
+    state: State = "uncalibrated"
+    document: str = ""
+    low_s: Dim | None = None
+    high_s: Dim | None = None
 
     @property
     def bound(self) -> Any:
@@ -71,6 +82,9 @@ class Cost:
         host_s: host time per step, part of ``time_s``.
         by_hand: mappings that were given.
         power: the clock and energy at which the step fits a power limit, where one was asked for.
+        calibration: which documents were allowed; None when none were.
+        step: what runs measured as a whole say of a model step; None where no document describes it.
+        remarks: where the documents are from, for the notes of a report.
     """
 
     workload: Workload
@@ -82,6 +96,9 @@ class Cost:
     host_s: float = 0.0
     by_hand: Mapping[str, GemmMapping] = field(default_factory=dict)
     power: PowerCapped | None = field(default=None, repr=False, compare=False)
+    calibration: Documents | None = field(default=None, repr=False, compare=False)
+    step: StepTime | None = field(default=None, repr=False, compare=False)
+    remarks: tuple[str, ...] = ()
 
     @property
     def mappings(self) -> dict[str, GemmMapping]:
@@ -190,35 +207,52 @@ class Cost:
                 "dram_bytes": float(cost.dram_bytes),
                 "link_bytes": float(cost.link_bytes),
                 "operand_bytes": float(cost.count * cost.op.bytes()),
+                **(_trusted(cost) if self.calibration is not None else {}),
             }
             for cost in self.ops
         ]
 
 
+def _trusted(cost: OpCost) -> dict[str, Any]:
+    """Columns of a table that documents entered."""
+    interval = [None if figure is None else float(figure) for figure in (cost.low_s, cost.high_s)]
+    return {"state": cost.state, "document": cost.document or None, "low_s": interval[0], "high_s": interval[1]}
+
+
 def estimate(
     work: Workload | Op,
     chip: Chip | str,
-    fidelity: str = "roofline",
+    fidelity: str | None = None,
     tp: int | None = None,
     mappings: Mapping[str, GemmMapping] | None = None,
+    *,
+    calibration: Which | Calibrations = "none",
+    software: str | None = None,
 ) -> Cost:
     """Prices a workload or an operator on a chip.
 
     Args:
         work: a Workload (as ``prefill`` and ``decode`` make) or a single Op.
         chip: the hardware: a chip, a catalog name or a path.
-        fidelity: ``"roofline"``, ``"tile"`` or ``"cycle"``.
+        fidelity: ``"roofline"``, ``"tile"`` or ``"cycle"``. Default: roofline; with calibrations tile, where the
+            chip is described for it.
         tp: tensor-parallel chips; rebuilds a model step for that many (default: as the step was built).
         mappings: of matrix operators by name, in place of the search (tile and cycle).
+        calibration: documents that may price operators: ``"none"``, ``"auto"`` (those of the catalog), a file, the
+            name of a catalog document, a document or several. Operators without one are priced by ``fidelity``.
+        software: whose kernels (``trtllm``, ``vllm-0.24.0``). Default: the stack of this chip with documents for most
+            of the operators.
 
     Raises:
-        InputError: unknown fidelity, a single operator with tp > 1, or a mapping of an operator that has none.
+        InputError: unknown fidelity, calibration or software, a single operator with tp > 1, or a mapping of an
+            operator that has none.
         Unavailable: the chip lacks a rate that the work needs.
     """
-    if fidelity not in FIDELITIES:
+    if fidelity is not None and fidelity not in FIDELITIES:
         raise unknown_name("fidelity", fidelity, FIDELITIES)
     if not isinstance(chip, Chip):
         chip = load_chip(chip)
+    fidelity, allowed = options(chip, fidelity, calibration, software)
     chip.require(fidelity)
     workload = as_workload(work, tp)
     by_hand = dict(mappings or {})
@@ -226,11 +260,94 @@ def estimate(
     works = [roofline.work(op, chip) for op in workload.ops]
     constants = energy.energies(chip)
     costs = tuple(_op_costs(workload, works, chip, fidelity, constants, by_hand))
+    found = _Documented(None, costs)
+    if allowed is not None:
+        found = _documented(workload, works, chip, costs, allowed, software)
     host_s = (chip.overheads.step_s or 0.0) if fidelity != "roofline" and workload.recipe is not None else 0.0
-    total = sum(cost.time_s for cost in costs) + host_s
+    total = sum(cost.time_s for cost in found.ops) + host_s
     bound = roofline.lower_bound(workload, works)
     time_s = total if np.ndim(total) else float(total)
-    return Cost(workload, chip, fidelity, costs, time_s, bound, host_s, by_hand)
+    return Cost(
+        workload, chip, fidelity, found.ops, time_s, bound, host_s, by_hand, None, found.documents, found.step,
+        found.remarks,
+    )  # fmt: skip
+
+
+def options(
+    chip: Chip, fidelity: str | None, calibration: Which | Calibrations, software: str | None
+) -> tuple[str, Calibrations | None]:
+    """The fidelity that prices operators without a document, and the documents that may be used (None: none).
+
+    Raises:
+        InputError: no such calibration, or software without calibrations.
+    """
+    allowed = calibration if isinstance(calibration, Calibrations) else Calibrations(calibration)
+    if not allowed:
+        if software is not None:
+            hint = "give calibration auto too"
+            raise InputError(Problem("software chooses among calibrations, none are allowed", "software", hint=hint))
+        return fidelity or "roofline", None
+    return fidelity or ("roofline" if chip.missing("tile") else "tile"), allowed
+
+
+@dataclass(frozen=True)
+class _Documented:
+    """Operators with the documents that entered."""
+
+    documents: Documents | None
+    ops: tuple[OpCost, ...]
+    step: StepTime | None = None
+    remarks: tuple[str, ...] = ()
+
+
+def _documented(
+    workload: Workload, works: list[roofline.Work], chip: Chip, costs: tuple[OpCost, ...], allowed: Calibrations,
+    software: str | None,
+) -> _Documented:  # fmt: skip
+    """The operators a document prices at its times; the others as they are."""
+    from npusim.cost.calibrated import pricing, step_time
+
+    times = [float(np.mean(cost.time_s)) for cost in costs]
+    documents = pricing.documents_for(
+        workload, chip, allowed, software, times, lambda own: step_time.step_document(workload, own) is not None
+    )
+    ops: list[OpCost] = []
+    notes: dict[str, list[str]] = {}
+    for cost, work, row in zip(costs, works, pricing.rows_of(workload.ops), strict=True):
+        found = pricing.price(cost.op, row, documents, work.seconds)
+        if found is None:
+            ops.append(cost)
+            continue
+        n = cost.count
+        busy = {name: n * seconds for name, seconds in found.seconds.items()}
+        ops.append(
+            replace(
+                cost,
+                seconds=busy,
+                time_s=n * found.time_s,
+                state=found.state,
+                document=found.document,
+                low_s=n * found.low_s,
+                high_s=n * found.high_s,
+            )
+        )
+        notes.setdefault(found.note, []).append(cost.op.name)
+    step = step_time.step_time(workload, works, chip, documents)
+    return _Documented(documents, tuple(ops), step, _remarks(documents, ops, notes))
+
+
+def _remarks(documents: Documents, ops: list[OpCost], notes: Mapping[str, list[str]]) -> tuple[str, ...]:
+    """Whose kernels the figures are, how many operators have documents, and which of those are from elsewhere."""
+    chip = documents.chip
+    if not notes:
+        classes = ", ".join(chip_classes(chip))
+        return (f"{chip.name}: no calibration of this chip or of its classes ({classes}) prices any operator.",)
+    states = [cost.state for cost in ops]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in STATES if state in states)
+    whose = documents.software or "any stack"
+    chosen = ", the stack with calibrations for most of the time (name another by software)"
+    first = f"{chip.name}: kernels of {whose}{chosen if documents.chosen else ''}; operators: {counts}."
+    return (first, *(f"{', '.join(names)}: {note}." for note, names in notes.items() if note))
 
 
 def _check_mappings(mappings: dict[str, GemmMapping], workload: Workload, fidelity: str) -> None:

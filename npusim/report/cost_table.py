@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from npusim.accuracy import trust
 from npusim.cost import Cost
 from npusim.cost.power import PowerCapped
-from npusim.kperf_suite import chip_notes, fit_note
+from npusim.kperf_suite import cost_notes, fit_note
 from npusim.report.text import columns
 from npusim.units import show
 
@@ -30,16 +32,24 @@ def render(cost: Cost) -> str:
     if energy is not None and cost.time_s > 0:
         lines.append(f"energy {show(energy, 'J')}, {show(energy / cost.time_s, 'W')} on average, all chips")
     lines += [_power(cost.power)] if cost.power is not None else []
+    lines += [_measured(cost)] if cost.calibration is not None else []
     lines += ["", *_operators(cost), "", "Notes"]
     return "\n".join(
         [
             *lines,
-            *(
-                f"- {note}"
-                for note in [*chip_notes(cost.chip, cost.fidelity, cost.power is not None), *workload_notes(cost)]
-            ),
+            *(f"- {note}" for note in [*cost_notes(cost), *workload_notes(cost)]),
         ]
     )
+
+
+def _measured(cost: Cost) -> str:
+    """State of the figure and where measured times are expected."""
+    found = trust.trust(cost)
+    low, high = (show(factor * float(cost.time_s), "s") for factor in (found.low, found.high))
+    if not found.document:
+        return f"{found.state}: measured times of such predictions range from {low} to {high}"
+    expected = "" if found.expected_s is None else f", {show(found.expected_s, 's')} with what lies between operators"
+    return f"{found.state}{expected}; measured times, 80 % interval: {low} to {high}"
 
 
 def _power(power: PowerCapped) -> str:
@@ -58,7 +68,7 @@ def workload_notes(cost: Cost) -> list[str]:
     listed = [f"{entry['count']} x {name} ({entry['reason']})" for name, entry in unpriced.items()]
     notes = [f"not priced: {'; '.join(listed)}."] if listed else []
     notes += [note for note in (fit_note(cost),) if note]
-    return [*notes, trust.sentence(trust.trust(cost), float(cost.time_s))]
+    return [*notes, *cost.remarks, trust.sentence(trust.trust(cost), float(cost.time_s))]
 
 
 def _operators(cost: Cost) -> list[str]:
@@ -76,7 +86,17 @@ def _operators(cost: Cost) -> list[str]:
                 show(row["flops"], "FLOP"),
                 show(row["dram_bytes"], "B"),
                 f"{intensity:.3g}" if intensity else "-",
+                *_trusted(row),
             ]
         )
     headers = ["operator", "kind", "runs", "time", "share", "bound", "FLOPs", "main memory", "FLOP/B"]
-    return columns(headers, rows, right=(2, 3, 4, 6, 7, 8))
+    headers += ["80 % interval", "state"] if cost.calibration is not None else []
+    return columns(headers, rows, right=(2, 3, 4, 6, 7, 8, 9))
+
+
+def _trusted(row: dict[str, Any]) -> list[str]:
+    """Interval and state of an operator, where documents were allowed."""
+    if "state" not in row:
+        return []
+    interval = "-" if row["low_s"] is None else f"{show(row['low_s'], 's')} to {show(row['high_s'], 's')}"
+    return [interval, row["state"]]

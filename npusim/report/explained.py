@@ -6,7 +6,7 @@ from typing import Any
 
 from npusim.accuracy import trust
 from npusim.explanation import Explanation, Sensitivity
-from npusim.kperf_suite import chip_notes
+from npusim.kperf_suite import cost_notes
 from npusim.report.format import figure
 from npusim.report.text import columns
 from npusim.units import show
@@ -25,8 +25,15 @@ def to_dict(e: Explanation) -> dict[str, Any]:
         "reread": e.reread, "dram_share": e.dram_share, "dram_rows": e.dram_rows, "overhead_s": e.overhead_s,
         "step_sensitivities": [vars(s) for s in e.step_sensitivities],
         "op_sensitivities": [vars(s) for s in e.op_sensitivities],
-        "trust": trust.trust(e.cost).to_dict(float(e.cost.time_s)), "notes": _notes(e),
+        "trust": trust.trust(e.cost).to_dict(float(e.cost.time_s)), "notes": _notes(e), **_op_trust(e),
     }  # fmt: skip
+
+
+def _op_trust(e: Explanation) -> dict[str, Any]:
+    """Trust in the operator alone, where documents were allowed."""
+    if e.cost.calibration is None:
+        return {}
+    return {"op_trust": trust.of_operator(e.op, e.cost).to_dict(float(e.op.time_s))}
 
 
 def render(e: Explanation) -> str:
@@ -40,6 +47,8 @@ def render(e: Explanation) -> str:
         f"{item.op.name}: {show(float(item.time_s), 's', 4)} in {item.count} runs, {share:.1%} of the step, "
         f"bound by {item.bound}; its roofline is {show(e.bound_s, 's', 4)}.",
     ]
+    if cost.calibration is not None:
+        lines.append(trust.sentence(trust.of_operator(item, cost), float(item.time_s)))
     lines += [_mapping(e)] if e.mapping is not None else []
     lines += [_compute(e)] if e.compute_utilisation is not None else []
     lines += [_memory(e)]
@@ -57,7 +66,7 @@ def render(e: Explanation) -> str:
 
 def _notes(e: Explanation) -> list[str]:
     cost = e.cost
-    return [*chip_notes(cost.chip, cost.fidelity), trust.sentence(trust.trust(cost), float(cost.time_s))]
+    return [*cost_notes(cost), *cost.remarks, trust.sentence(trust.trust(cost), float(cost.time_s))]
 
 
 def _mapping(e: Explanation) -> str:

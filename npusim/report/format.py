@@ -8,16 +8,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from npusim import units
+from npusim.accuracy import trust
 from npusim.kperf_suite import COLUMNS, LOAD_COLUMNS
 
 NOTHING = "-"
 # Unit shown → factor from SI.
 SCALE = {"ms": 1e3, "%": 100.0, "GB": 1e-9}
-_ALL = (*COLUMNS, *LOAD_COLUMNS)
+_ALL = trust.with_columns((*COLUMNS, *LOAD_COLUMNS))
 HEADING = {key: heading for key, heading, _, _ in _ALL}
 UNIT = {key: unit for key, _, unit, _ in _ALL}
 DEFINITION = {key: text for key, _, _, text in _ALL}
-TEXT_KEYS = frozenset({"chip", "model", "precision", "bound_prefill", "bound_decode", "mlperf_limits_met", "note"})
+STATE_KEYS = ("state_prefill", "state_decode")
+TEXT_KEYS = frozenset(
+    {"chip", "model", "precision", "bound_prefill", "bound_decode", "mlperf_limits_met", "note", *STATE_KEYS}
+)
 COUNT_KEYS = frozenset({"tp", "input_tokens", "output_tokens", "concurrency"})
 
 
@@ -66,6 +70,19 @@ def cell(key: str, value: Any) -> str:
         return str(int(value))
     in_unit = float(shown(key, value))
     return f"{in_unit:.1f}" if UNIT[key] == "%" else number(in_unit)
+
+
+def interval(row: Mapping[str, Any], phase: str) -> str:
+    """Low to high end of the measured times expected of ``ttft`` or ``tpot``, without the unit; ``-`` for none."""
+    low, high = row.get(f"{phase}_low_s"), row.get(f"{phase}_high_s")
+    if low is None or high is None:
+        return NOTHING
+    return f"{cell(f'{phase}_low_s', low)} – {cell(f'{phase}_high_s', high)}"
+
+
+def states(row: Mapping[str, Any]) -> str:
+    """States of the two intervals of a row, once where they are the same."""
+    return "/".join(dict.fromkeys(str(row[key]) for key in STATE_KEYS if row.get(key))) or NOTHING
 
 
 def bound(row: Mapping[str, Any], phase: str) -> str | None:

@@ -84,7 +84,17 @@ def _card_row(lead: str, row: view.Row, *, last: bool) -> str:
     lead += html.td(format.concurrency(row))
     if not row["fits"]:
         return f'{start}{lead}<td colspan="{len(CARD_KEYS)}">{escape(row["note"])}</td></tr>'
-    return f"{start}{lead}{''.join(html.td(format.cell(key, row[key])) for key in CARD_KEYS)}</tr>"
+    return f"{start}{lead}{''.join(_card_cell(row, key) for key in CARD_KEYS)}</tr>"
+
+
+def _card_cell(row: view.Row, key: str) -> str:
+    """A figure; below a time the measured times expected, where calibrations were allowed."""
+    phase = key.removesuffix("_s")
+    if row.get(f"{phase}_low_s") is None:
+        return html.td(format.cell(key, row[key]))
+    state = row["state_prefill" if phase == "ttft" else "state_decode"]
+    small = f"<br><small>{escape(format.interval(row, phase))}<br>{escape(state)}</small>"
+    return f'<td class="n">{escape(format.cell(key, row[key]))}{small}</td>'
 
 
 def _comparison(kperf: KPerf, chips: Sequence[view.ChipRows]) -> str:

@@ -74,6 +74,13 @@ LOADED = (
 )
 
 
+TRUSTED = (
+    Column("TTFT measured", "ms, 10–90 %", lambda line: format.interval(line.row, "ttft"), 1),
+    Column("TPOT measured", "ms, 10–90 %", lambda line: format.interval(line.row, "tpot"), 1),
+    Column("State", "of both", lambda line: format.states(line.row), 1, right=False),
+)
+
+
 def _ratio(metric: str, heading: str, rank: int) -> Column:
     return Column(heading, "vs first",
                   lambda line: format.ratio(compare.ratio(line.row, line.base, metric)), rank)  # fmt: skip
@@ -117,7 +124,12 @@ class _Painter:
         labels = [one.label for one in view.by_chip(kperf)]
         blocks = [(str(model), _lines(joined, model, labels)) for model in view.unique(kperf.rows, "model")]
         condition = (*CONDITION, CHIP) if many else CONDITION
-        figures = (*FIGURES, *(LOADED if kperf.load else ()), *(RATIOS if many else ()))
+        figures = (
+            *FIGURES,
+            *(LOADED if kperf.load else ()),
+            *(TRUSTED if kperf.calibrated else ()),
+            *(RATIOS if many else ()),
+        )
         lines = [line for _, block in blocks for line in block]
         columns, widths = self.fit(condition, figures, lines)
         yield from self.header(columns, widths)

@@ -17,7 +17,8 @@ import numpy as np
 
 from npusim.chip import Chip
 from npusim.cost import Cost
-from npusim.kperf_suite import KPerf, chip_labels, panels
+from npusim.kperf_steps import panels
+from npusim.kperf_suite import KPerf, chip_labels
 
 Row = dict[str, Any]
 REFERENCE_TOKENS = 2048

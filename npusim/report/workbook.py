@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Any
 
 from npusim import units
+from npusim.accuracy import trust
 from npusim.errors import InputError, Problem
 from npusim.kperf_suite import KPerf, assumed_note
 from npusim.report import compare, format, view
@@ -24,7 +25,7 @@ HEADLINE = ("tp", "concurrency", "ttft_s", "tpot_s", "tokens_per_s", "tokens_per
             "mfu", "mbu", "avg_power_w", "tokens_per_j", "bound_prefill", "bound_decode")  # fmt: skip
 SCALED = ("tokens_per_s_per_chip", "tokens_per_j", "mfu", "mbu")  # columns with a colour scale
 CHIP_WIDTHS = (34, 22, 12, 75, 60)
-CENTRED = ("bound_prefill", "bound_decode", "concurrency_level")
+CENTRED = ("bound_prefill", "bound_decode", "concurrency_level", *format.STATE_KEYS)
 WIDTH = {
     "chip": 16,
     "model": 18,
@@ -64,6 +65,9 @@ class _Writer:
 
     def __post_init__(self) -> None:
         self.chips = view.by_chip(self.kperf)
+        at = HEADLINE.index("tpot_s") + 1
+        trusted = [key for key, *_ in trust.COLUMNS] if self.kperf.calibrated else []
+        self.headline_keys = (*HEADLINE[:at], *trusted, *HEADLINE[at:])
         self.models = [str(name) for name in view.unique(self.kperf.rows, "model")]
 
     def all(self) -> None:
@@ -180,7 +184,7 @@ class _Writer:
 
     def headline(self, sheet: Any, row: int) -> int:
         """The headline table of every model; returns the row below it."""
-        self.head(sheet, row, ["Model", "Chip", "Precision", *(_heading(key) for key in HEADLINE)])
+        self.head(sheet, row, ["Model", "Chip", "Precision", *(_heading(key) for key in self.headline_keys)])
         for model in self.models:
             first = True
             for precision in view.unique(self.kperf.rows, "precision"):
@@ -197,7 +201,7 @@ class _Writer:
         for col, text in enumerate(lead):
             sheet.write_string(row, col, format.plain(text), self.style(bold=col == 0, **look))
         if found["fits"]:
-            for col, key in enumerate(HEADLINE, len(lead)):
+            for col, key in enumerate(self.headline_keys, len(lead)):
                 self.put(sheet, row, col, key, found, **look)
             return
         grey = {**look, "font_color": "#7A828C", "italic": True}

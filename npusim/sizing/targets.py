@@ -17,7 +17,7 @@ from npusim.chip import Chip
 from npusim.cost import estimate
 from npusim.cost.technology import Technology
 from npusim.errors import DoesNotFit, InputError, NpuError, Problem
-from npusim.kperf_suite import panels
+from npusim.kperf_steps import panels
 from npusim.models import load_model
 from npusim.sizing import bill
 from npusim.sizing.evaluation import design_metrics

@@ -30,6 +30,7 @@ LAYERS = {
     "calibration": 2,
     "cost": 3,
     "kperf_suite": 4,
+    "kperf_steps": 4,
     "explanation": 4,
     "accuracy": 4,
     "sizing": 4,

@@ -14,7 +14,8 @@ from npusim import llm, parallel
 from npusim.chip import Chip, find_chip, load_chip
 from npusim.cost import estimate
 from npusim.errors import DoesNotFit, InputError, Unavailable
-from npusim.kperf_suite import COLUMNS, PANELS, Suite, kperf, load_suite, panels, suite_names
+from npusim.kperf_steps import PANELS, panels
+from npusim.kperf_suite import COLUMNS, Suite, kperf, load_suite, suite_names
 from npusim.models import Attention, Ffn, Layer, Model, load_model
 from tests.conftest import SOAK
 

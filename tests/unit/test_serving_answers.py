@@ -11,7 +11,7 @@ import pytest
 import npusim as ns
 from npusim.chip import Chip, load_chip
 from npusim.errors import DoesNotFit, InputError
-from npusim.kperf_suite import panels
+from npusim.kperf_steps import panels
 from npusim.models import Model
 from npusim.serving.answer import mean_rate, sustainable_rate
 from npusim.serving.engine import Rules

@@ -12,11 +12,10 @@ import pytest
 import npusim as ns
 from npusim.accuracy import pricing, score
 from npusim.accuracy.operations import OPERATIONS, operation
-from npusim.accuracy.prediction import Calibrations
 from npusim.accuracy.rows import load_measured
 from npusim.accuracy.validation import validate
 from npusim.accuracy.worst import explain_row
-from npusim.calibration import Calibration, save
+from npusim.calibration import Calibration, Calibrations, save
 from npusim.chip import Chip
 from npusim.cost.calibrated import family as families
 from npusim.cost.calibrated.family import ParameterSpec, Times
