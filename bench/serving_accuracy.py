@@ -41,7 +41,6 @@ SYSTEMS = (("h100", r"H100.SXM.80GB|DGX.H100|HPE_Cray_XD670_H100|H100x8_TRT$"), 
 UNSTATED = re.compile(r"MaxQ|NVL|PCIe|ESC8000A", re.IGNORECASE)  # other power limits or boards than the catalog's chip
 COUNT = re.compile(r"(?:GB|L40S|aarch64|TRT_LLM|CTS|H100)x(\d+)|^(\d+)x|_(\d+)xH|MI300X_192GBx(\d+)")
 GRID = tuple(Constants(compute, memory) for compute in (0.5, 0.6, 0.7, 0.8, 0.9) for memory in (0.55, 0.7, 0.85, 1.0))
-SAMPLES = 2000
 MOST_CHIPS = 8  # more are copies of the same
 
 
@@ -103,7 +102,7 @@ def mlperf_rows(table: Path) -> Iterable[Row]:
 def _scenario(chip: str, chips: int, name: str) -> Callable[[Constants], float]:
     @lru_cache
     def predict(constants: Constants) -> float:
-        return scenario(chip, "llama-2-70b", name, chips=chips, samples=SAMPLES, rules=RULES,
+        return scenario(chip, "llama-2-70b", name, chips=chips, rules=RULES,
                         constants=constants).value  # fmt: skip
 
     return predict
@@ -144,7 +143,7 @@ def document(vendor: list[Row], mlperf: list[Row]) -> str:
         "part in the fit; other chips get them as a transfer.", "",
         f"Assumed, because no source states it: at most {RULES.max_sequences} sequences and {RULES.max_tokens} new "
         "tokens a step; MLPerf lengths as in `catalog/serving/mlperf.yaml`, "
-        f"{SAMPLES} samples; fp8 weights, activations and cache.", "",
+        "all of its samples; fp8 weights, activations and cache.", "",
         "| group | rows scored | chip file alone: mean error | mean abs. | fitted: mean error | mean abs. |",
         "|---|---|---|---|---|---|",
     ]  # fmt: skip
@@ -170,8 +169,6 @@ WHY = (
     "`step/1` documents (docs/accuracy.md).",
     "- MLPerf systems with NVL, PCIe or power-limited boards, and names that state no count: the catalog's chip is "
     "another one. More than eight chips are copies of eight.",
-    "- H200 and GH200 come out too slow even with the chip file alone; the assumed limit of 1024 sequences is "
-    "suspected, and not tested. Constants fitted on H100 do not transfer to them.",
     "- 405B at tp 8: all-reduces of long batches are priced by the chip file's link alone, and no constant of the fit "
     "touches them.",
 )
