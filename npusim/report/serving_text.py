@@ -26,6 +26,19 @@ def sparkline(values: Any, width: int = 60) -> str:
     return "".join(_BARS[round(8 * m / top)] if top > 0 else _BARS[0] for m in means)
 
 
+def _chosen(choice: Mapping[str, Any] | None, shape: str) -> list[str]:
+    """Which placement was chosen and why, in a line."""
+    if choice is None:
+        return []
+    line = f"chosen: {shape}; {choice['reason']}"
+    if len(choice["tried"]) > 1:
+        second = choice["tried"][1]
+        line += f"; best of {len(choice['tried'])}, next tp {second['tp']}, pp {second['pp']}"
+    if choice["does_not_fit"]:
+        line += f"; {len(choice['does_not_fit'])} do not fit"
+    return [line]
+
+
 def render(data: Mapping[str, Any], over_time: Mapping[str, Any], notes: list[str]) -> str:
     """The answer of one serving run as text.
 
@@ -41,7 +54,9 @@ def render(data: Mapping[str, Any], over_time: Mapping[str, Any], notes: list[st
     left_out = f" ({data['skipped_requests']} too long, left out)" if data["skipped_requests"] else ""
     lines = [
         f"{data['model']} ({data['precision']}) on {place['chips']} x {data['chip']} ({shape})",
-        f"steps priced at {data['fidelity']}",
+        *_chosen(data["choice"], shape),
+        f"steps priced at {data['fidelity']}"
+        + (f", busiest expert at {data['imbalance_pct']:g} % of the mean" if data["imbalance_pct"] != 100 else ""),
         f"{data['requests']} requests{left_out} in {data['duration_s']:.4g} s, {data['steps']} steps of "
         f"{data['mean_batch']:.3g} sequences on average",
         "",

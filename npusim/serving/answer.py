@@ -20,7 +20,7 @@ from npusim.serving import load
 from npusim.serving.engine import SERIES, VLLM, Pool, Rules, Run, simulate
 from npusim.serving.load import Arrivals, Source, Synthetic, Trace
 from npusim.serving.metrics import Digest, Slo, gap_quantiles, parse_slo
-from npusim.serving.placement import Placement, cache_blocks, pool_of
+from npusim.serving.placement import Choice, Placement, cache_blocks, pool_of
 from npusim.serving.steps import UNFITTED, Constants, Shape
 
 RATE_TOLERANCE = 0.01  # of the bisection for the highest rate
@@ -43,6 +43,7 @@ class Case:
         fidelity: which cost model prices the steps.
         constants: sustained fractions, when fitted.
         max_context: tokens of the longest request.
+        imbalance_pct: load of the busiest expert in percent of the mean.
     """
 
     model: Model
@@ -54,6 +55,7 @@ class Case:
     fidelity: str
     constants: Constants
     max_context: int
+    imbalance_pct: float = 100.0
 
     @property
     def blocks(self) -> int:
@@ -72,7 +74,8 @@ class Case:
         """The engines. Raises DoesNotFit or InputError."""
         blocks, r = self.blocks, self.rules
         shape = Shape(self.model, self.chip, self.fmt, self.place.tp, self.place.pp, self.fidelity, r.max_tokens,
-                      r.max_sequences, self.max_context, r.block_tokens, r.draft_tokens)  # fmt: skip
+                      r.max_sequences, self.max_context, r.block_tokens, r.draft_tokens,
+                      self.imbalance_pct)  # fmt: skip
         return pool_of(shape, self.place, r, self.constants, blocks)
 
     def run(self, source: Source, slo: Slo | None = None, keep: bool = False, log: bool = False) -> tuple[Run, Digest]:
@@ -97,6 +100,7 @@ class Serving:
         verdicts: what is wrong, in sentences; empty when the load is served and the SLO met.
         highest_rate_per_s: the highest rate that holds the SLO (or the sustainable one), when it was looked for.
         skipped: requests of the trace that were left out for their length.
+        choice: why this placement (None: nothing was chosen).
     """
 
     case: Case
@@ -107,6 +111,7 @@ class Serving:
     verdicts: tuple[str, ...] = ()
     highest_rate_per_s: float | None = None
     skipped: int = 0
+    choice: Choice | None = None
 
     @property
     def records(self) -> np.ndarray:
@@ -157,6 +162,8 @@ class Serving:
             "fidelity": c.fidelity,
             "placement": {"chips": c.place.chips, "tp": c.place.tp, "pp": c.place.pp, "replicas": c.place.replicas,
                           "prefill_replicas": c.place.prefill_replicas},
+            "choice": self.choice.to_dict() if self.choice else None,
+            "imbalance_pct": c.imbalance_pct,
             "requests": int(t["finished"]),
             "skipped_requests": self.skipped,
             "duration_s": t["now"],
@@ -229,14 +236,20 @@ def alone(source: Source) -> Source:
         return replace(source, arrivals=Arrivals("closed", concurrency=1), count=min(source.count, 100))
     part = next(iter(source.chunks()))
     keep = slice(0, 100)
-    few = replace(
-        part,
-        **{
-            name: getattr(part, name)[keep]
-            for name in ("arrival_s", "input_tokens", "output_tokens", "user", "priority", "hash_ends")
-        },
-    )
-    return replace(source, requests=few, concurrency=1)
+    return replace(source, requests=_cut(part, keep), concurrency=1)
+
+
+def first_requests(source: Source, count: int) -> Source:
+    """At most the first ``count`` requests: enough to compare placements by."""
+    if isinstance(source, Synthetic):
+        return replace(source, count=min(source.count, count))
+    return replace(source, requests=_cut(source.requests, slice(0, count)))
+
+
+def _cut(part: load.Chunk, keep: slice) -> load.Chunk:
+    """Some of the requests from the first one on."""
+    names = ("arrival_s", "input_tokens", "output_tokens", "user", "priority", "hash_ends")
+    return replace(part, **{name: getattr(part, name)[keep] for name in names})
 
 
 def impossible(case: Case, source: Source, slo: Slo) -> str:
@@ -349,7 +362,7 @@ def serve(
     slo: Slo | str | None = None,
     chips: int | str = "auto",
     tp: int | None = None,
-    pp: int = 1,
+    pp: int | None = None,
     disaggregate: tuple[int, int] | None = None,
     precision: str = "bf16",
     fidelity: str = "tile",
@@ -361,6 +374,7 @@ def serve(
     find_rate: bool = False,
     keep: bool = False,
     log: bool = False,
+    imbalance_pct: float = 100.0,
 ) -> Serving:
     """Serves a load of requests and says what users feel.
 
@@ -375,9 +389,9 @@ def serve(
         skip_long: leave out requests of a trace that exceed the model's positions.
         seed: of what is drawn.
         slo: limits, as ``ttft=450ms,tpot=40ms``.
-        chips: how many, or ``"auto"``: the fewest that serve the load (and hold the SLO).
+        chips: how many, split as well as they can be, or ``"auto"``: the fewest that serve the load (and hold the SLO).
         tp: chips that split each layer (None: chosen).
-        pp: stages that split the layers.
+        pp: stages that split the layers (None: chosen with ``tp`` for a number of chips, otherwise one).
         disaggregate: replicas that prefill, replicas that decode.
         precision: number formats.
         fidelity: ``"roofline"`` or ``"tile"``.
@@ -388,6 +402,7 @@ def serve(
         find_rate: also look for the highest rate that holds the SLO.
         keep: keep the record of every request.
         log: keep every step and who was in it.
+        imbalance_pct: load of the busiest expert in percent of the mean, at tile fidelity.
 
     Raises:
         InputError: bad values, an unreadable trace, lengths beyond the model's positions.
@@ -405,14 +420,26 @@ def serve(
     skipped = 0
     if skip_long and isinstance(source, Trace):
         source, skipped = without_long(source, net)
-    longest = check_lengths(source, net)
-    place = _place(tp, pp, disaggregate)
-    case = Case(net, hardware, precision, named_precision(precision), place, rules, fidelity, constants, longest)
-    case = choice.placed(case, source, limits, chips, tp)
+    check_imbalance(imbalance_pct, net, fidelity)
+    place = _place(tp, 1 if pp is None else pp, disaggregate)
+    case = Case(net, hardware, precision, named_precision(precision), place, rules, fidelity, constants,
+                check_lengths(source, net), imbalance_pct)  # fmt: skip
+    case, why = choice.placed(case, source, limits, chips, tp, pp)
     run, digest = case.run(source, limits, keep, log)
-    verdicts = _verdicts(case, source, limits, run, digest)
+    verdicts = tuple(_verdicts(case, source, limits, run, digest))
     rate = highest_rate(case, source, limits) if find_rate else None
-    return Serving(case, source, limits, run, digest, tuple(verdicts), rate, skipped)
+    return Serving(case, source, limits, run, digest, verdicts, rate, skipped, why)
+
+
+def check_imbalance(pct: float, model: Model, fidelity: str) -> None:
+    """Raises InputError for a load of the busiest expert that cannot be, or that nothing would come of."""
+    most = max((f.experts / f.experts_per_token for f in (layer.ffn for layer, _ in model.blocks) if f.experts),
+               default=1.0)  # fmt: skip
+    if not 100 <= pct <= 100 * most:
+        allowed = f"100 to {100 * most:g} for {model.name}" if most > 1 else f"100: {model.name} routes to no experts"
+        raise InputError(Problem(f"{pct:g}", "imbalance", allowed=allowed))
+    if pct != 100 and fidelity != "tile":
+        raise InputError(Problem(f"an imbalance of experts has no effect at {fidelity}", "imbalance", allowed="tile"))
 
 
 def _place(tp: int | None, pp: int, disaggregate: tuple[int, int] | None) -> Placement:

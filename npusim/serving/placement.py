@@ -7,6 +7,7 @@ its own share of the cache: that is ``pp`` engines whose steps last as long as a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from npusim import parallel, units
 from npusim.chip import Chip
@@ -51,6 +52,48 @@ class Placement:
         if self.prefill_replicas and not 0 < self.prefill_replicas < self.replicas:
             message = f"{self.prefill_replicas} of {self.replicas} replicas prefill"
             raise InputError(Problem(message, "disaggregate", allowed="at least one of each kind"))
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """A placement that was weighed.
+
+    Args:
+        place: where the model lies.
+        requests_per_s: highest rate that holds the SLO, or the sustainable one; None: not looked for.
+        tokens_per_s: output tokens under the load of requests that meet the SLO.
+        tpot_s: median TPOT under the load (of one-token requests: the end-to-end time).
+    """
+
+    place: Placement
+    requests_per_s: float | None
+    tokens_per_s: float
+    tpot_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Why a placement was taken.
+
+    Args:
+        reason: in words.
+        tried: what was weighed, the best first; empty when nothing had to be compared.
+        left_out: placements that do not hold the model and its longest request.
+    """
+
+    reason: str
+    tried: tuple[Tried, ...] = ()
+    left_out: tuple[Placement, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, units in the keys."""
+
+        def sizes(place: Placement) -> dict[str, int]:
+            return {"tp": place.tp, "pp": place.pp, "replicas": place.replicas}
+
+        tried = [{**sizes(t.place), "requests_per_s": t.requests_per_s, "tokens_per_s": t.tokens_per_s,
+                  "tpot_s": t.tpot_s} for t in self.tried]  # fmt: skip
+        return {"reason": self.reason, "tried": tried, "does_not_fit": [sizes(place) for place in self.left_out]}
 
 
 def cache_blocks(model: Model, chip: Chip, fmt: Precision, place: Placement, rules: Rules) -> int:

@@ -247,7 +247,7 @@ def _highest(case: Case, source: Synthetic, limits: Limits, count: int) -> float
 def _placed(case: Case, source: Synthetic, limits: Limits | None, chips: int | str, tp: int | None) -> Case:
     """The fewest chips that hold the model, or the split of the given chips with the best figure."""
     if chips == "auto":
-        return choice.placed(case, source, None, "auto", tp)
+        return choice.placed(case, source, None, "auto", tp)[0]
     cases = list(choice.splits(case, int(chips), tp))
     if len(cases) == 1:
         return cases[0]

@@ -13,7 +13,8 @@ latents. Weights fetched ahead during attention count as for the shortest contex
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,7 @@ class Shape:
         max_context: tokens of a sequence at most.
         block_tokens: tokens per block of the paged cache.
         draft_tokens: speculative tokens that a decode verifies.
+        imbalance_pct: load of the busiest expert in percent of the mean; every expert takes as long as it does.
     """
 
     model: Model
@@ -83,6 +85,7 @@ class Shape:
     max_context: int = 131072
     block_tokens: int = 16
     draft_tokens: int = 0
+    imbalance_pct: float = 100.0
 
     def formats(self) -> dict[str, str]:
         """Keyword arguments of ``prefill`` and ``decode``."""
@@ -393,7 +396,9 @@ def _is(op: Op, names: tuple[str, ...]) -> bool:
 
 def _common_ops(s: Shape, tokens: Any) -> list[Op]:
     """All but attention, logits and what only one kind of sequence does."""
-    return [op for op in _step(s, tokens).ops if op.kind != "attention" and not _is(op, (*_HEAD, *_DECODE_ONLY))]
+    ops = [op for op in _step(s, tokens).ops if op.kind != "attention" and not _is(op, (*_HEAD, *_DECODE_ONLY))]
+    skew = {"imbalance_pct": s.imbalance_pct}
+    return [replace(op, dims={**op.dims, **skew}) if op.kind == "experts" else op for op in ops]
 
 
 def _head_ops(s: Shape, rows: Any) -> list[Op]:
@@ -449,9 +454,12 @@ _KEPT = 8
 
 def step_times(shape: Shape) -> StepTimes:
     """The priced parts of one engine's steps; a shape is priced once. Raises InputError for an encoder."""
-    found = next((known for known in _PRICED if known.shape == shape), None)
+    stage = replace(shape, pp=1)  # stages only add hops between them
+    found = next((known for known in _PRICED if known.shape == stage), None)
     if found is None:
-        found = StepTimes(shape)
+        found = StepTimes(stage)
         _PRICED.insert(0, found)
         del _PRICED[_KEPT:]
-    return found
+    staged = copy(found)
+    staged.shape = shape
+    return staged

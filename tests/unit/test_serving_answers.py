@@ -98,6 +98,39 @@ def test_chips_are_split_as_well_as_they_can_be():
     assert auto["tokens_per_s"] == pytest.approx(best)
 
 
+def test_the_choice_is_the_best_of_what_fits_and_says_why():
+    """8 H100, 70B in fp8 (70 GB of weights): one chip alone does not hold it beside the cache of a long request."""
+    given = {"arrivals": "poisson:5", "slo": "ttft=2s,tpot=20ms", "requests": 200, "input": 2000, **FAST}
+    result = ns.serve("h100", "llama-3.3-70b", chips=8, **given)
+    data = result.to_dict()
+    tried, place = data["choice"]["tried"], data["placement"]
+    splits = [(one["tp"], one["pp"], one["replicas"]) for one in tried + data["choice"]["does_not_fit"]]
+    assert len(splits) == len(set(splits)) == 10 and all(tp * pp * n == 8 for tp, pp, n in splits)
+    best = max(one["requests_per_s"] for one in tried)
+    near = [one for one in tried if one["requests_per_s"] >= 0.99 * best]
+    assert splits[0] == (place["tp"], place["pp"], place["replicas"])
+    assert tried[0] in near and tried[0]["tpot_s"] <= 1.01 * min(one["tpot_s"] for one in near)
+    assert "holds the SLO" in data["choice"]["reason"] and min(one["requests_per_s"] for one in tried) < 0.99 * best
+    slow = ns.serve("h100", "llama-3.3-70b", chips=8, **{**given, "slo": None}).to_dict()["choice"]
+    assert "lowest TPOT" in slow["reason"] and slow["tried"][0]["tp"] == 8
+
+
+def test_an_imbalance_of_experts_slows_the_steps():
+    def tpot(**more: object) -> float:
+        rules = Rules(max_tokens=128, max_sequences=8)
+        return ns.serve("h100", "gpt-oss-20b", chips=1, requests=20, input=128, output=64, arrivals="closed:8",
+                        rules=rules, **more).to_dict()["tpot_s"]["mean"]  # fmt: skip
+
+    even = tpot()
+    assert tpot(imbalance_pct=100) == even < tpot(imbalance_pct=800)
+    with pytest.raises(InputError, match="imbalance"):
+        tpot(imbalance_pct=801)
+    with pytest.raises(InputError, match="no experts"):
+        serve(imbalance_pct=120)
+    with pytest.raises(InputError, match="no effect"):
+        tpot(imbalance_pct=200, fidelity="roofline")
+
+
 def test_more_ways_to_serve():
     base = serve(arrivals="poisson:15").to_dict()
     split = serve(arrivals="poisson:15", chips="auto", disaggregate=(1, 1)).to_dict()
