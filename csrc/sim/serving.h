@@ -27,7 +27,7 @@ typedef struct {
     int64_t tokens, rows, sequences; /* largest of each */
     int64_t contexts, chunks;        /* nodes of past tokens, intervals of new tokens */
     int64_t reaches, query;          /* intervals of past tokens of decodes; tokens a decode verifies */
-    int64_t prefill_batches;         /* how many of 1, 2, 4, 8, ... prompts have a table */
+    int64_t prefill_batches;         /* prompts of a step, from 1, that have a table */
     const void *common;              /* double [tokens + 1][2]: all but attention, by new tokens of the step */
     const void *head;                /* double [rows + 1][2]: logits and sampling, by rows */
     const void *absorbed;            /* double [tokens + 1][2]: what only decodes do, by their tokens */

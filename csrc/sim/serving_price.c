@@ -58,17 +58,10 @@ static pair prefill_in(const nps_step_table *t, int64_t batch, place n, place c)
     return p;
 }
 
-/* One prompt's share among `prompts`: linear in the number between powers of two, constant beyond the last. */
+/* One prompt's share among `prompts`; constant beyond the last number that has a table. */
 static pair prefill_share(const nps_step_table *t, int64_t prompts, int64_t tokens, int64_t past) {
-    place n = place_within(tokens - 1, COARSE), c = place_of(past, COARSE);
-    int64_t batch = 63 - __builtin_clzll((unsigned long long)prompts);
-    if (batch + 1 >= t->prefill_batches) return prefill_in(t, t->prefill_batches - 1, n, c);
-    double share = (double)(prompts - ((int64_t)1 << batch)) / (double)((int64_t)1 << batch);
-    pair low = prefill_in(t, batch, n, c);
-    if (share == 0) return low;
-    pair high = prefill_in(t, batch + 1, n, c);
-    pair p = {low.seconds + share * (high.seconds - low.seconds), low.joules + share * (high.joules - low.joules)};
-    return p;
+    int64_t batch = prompts < t->prefill_batches ? prompts : t->prefill_batches;
+    return prefill_in(t, batch - 1, place_within(tokens - 1, COARSE), place_of(past, COARSE));
 }
 
 /* What depends on the totals of a step only. */

@@ -29,8 +29,9 @@ from npusim.models import Model
 from npusim.workload import Op, Workload, softmax
 
 COARSE, FINE = 8, 32  # nodes an octave of the axes of tokens; csrc/sim/serving_price.c counts alike
-PREFILL_BATCHES = 4  # 1, 2, 4, 8 prompts in a step
+PREFILL_BATCHES = 8  # 1 ... 8 prompts in a step; more of them have the share of the last
 QUANTUM = 16  # tokens: edges of tiles, where time goes up by steps, are multiples
+EXACT_TOKENS = 1024  # below, the tile search finds odd mappings at single numbers of tokens: all are priced
 Floats = np.ndarray
 Ints = np.ndarray
 
@@ -109,13 +110,13 @@ def node_bound(count: int) -> int:
 
 
 def edge_values(high: int) -> Ints:
-    """Nodes of a dense axis from 1 to ``high``: all up to 31, both sides of multiples of 16 (32 beyond 1024)."""
+    """Nodes of a dense axis from 1 to ``high``: all up to 1024, then both sides of multiples of 32, 64, ..."""
     edges, width = [0], QUANTUM
     while edges[-1] < high:
         edges.append(min(edges[-1] + width, high))
         width = max(QUANTUM, (edges[-1] // 1024) * 2 * QUANTUM)
     both = np.array(edges)[:, None] + [0, 1]
-    return np.unique(np.clip(np.append(both, np.arange(1, 2 * QUANTUM)), 1, high))
+    return np.unique(np.clip(np.append(both, np.arange(1, EXACT_TOKENS + 1)), 1, high))
 
 
 def _few_values(high: int) -> Ints:
@@ -211,7 +212,7 @@ class StepTimes:
 
     def _prefill_part(self) -> _Part:
         """Prompts × intervals × both ends × past tokens: new tokens such that new − 1 are the interval's."""
-        batch = (1 << np.arange(PREFILL_BATCHES))[:, None, None, None]
+        batch = np.arange(1, PREFILL_BATCHES + 1)[:, None, None, None]
         new, past = 1 + _ends(self.chunks)[None, :, :, None], self.contexts[None, None, None, :]
         return self._attention(batch, new, past, (len(batch), *new.shape[1:3], past.size), False)
 
@@ -239,7 +240,7 @@ class StepTimes:
         common[:, 0] += self._hop_s(np.arange(s.max_tokens + 1))
         decodes = _dense(self.sequences, self.decode.pairs(c, True), s.max_sequences)
         shares = decodes / np.maximum(np.arange(s.max_sequences + 1), 1)[:, None, None, None]
-        prefill_pairs = self.prefill.pairs(c, True) / (1 << np.arange(PREFILL_BATCHES)).reshape(-1, 1, 1, 1, 1)
+        prefill_pairs = self.prefill.pairs(c, True) / np.arange(1, PREFILL_BATCHES + 1).reshape(-1, 1, 1, 1, 1)
         host_s = constants.host_s
         if host_s is None:
             host_s = 0.0 if s.fidelity == "roofline" else s.chip.overheads.step_s or 0.0
@@ -268,7 +269,7 @@ class StepTable:
         absorbed: what only decodes do, by their tokens.
         expanded: what only prompts do, by new and past tokens, at the nodes of an axis.
         decode: one decode's share, by sequences, intervals of past tokens and their two ends.
-        prefill: one prompt's share, by the power of two of prompts, intervals of new tokens and their ends, past.
+        prefill: one prompt's share, by prompts, intervals of new tokens and their ends, past.
         launch_s: attention kernels of a step.
         host_s: host gap per step.
         swap_block_s: one block to the host or back.

@@ -39,23 +39,24 @@ def times(request: pytest.FixtureRequest) -> StepTimes:
 
 def test_nodes_are_exact(times: StepTimes):
     table = times.table()
-    for prefills, decodes in (([(256, 0)], []), ([(128, 512)], []), ([(32, 64)] * 2, []), ([], [0]), ([], [1024]),
+    for prefills, decodes in (([(256, 0)], []), ([(128, 512)], []), ([(32, 64)] * 2, []), ([(32, 64)] * 3, []),
+                              ([], [0]), ([], [1024]),
                               ([], [2048] * 16), ([], [640] * 64), ([(48, 256)], [1024] * 16)):  # fmt: skip
         price, _ = table.price(prefills, decodes)
         assert price == pytest.approx(direct(times.shape, prefills, decodes), rel=1e-9), (prefills, decodes)
 
 
 def test_between_nodes_within_a_percent(times: StepTimes):
-    """The mean within 0.3 %, 95 % of batches within 1 %, none beyond 4 %."""
+    """The mean within 0.2 %, 95 % of batches within 1 %, none beyond 3 %."""
     random, table, errors = np.random.default_rng(5), times.table(), []
     for _ in range(40):
         decodes = [int(random.integers(0, 4000))] * int(random.integers(0, 64))
         prompts = 1 if not decodes else int(random.integers(0, 3))
         prefills = [(int(random.integers(1, 200)), int(random.integers(0, 3000)))] * prompts
         errors.append(abs(table.price(prefills, decodes)[0] / direct(times.shape, prefills, decodes) - 1))
-    assert np.mean(errors) <= 0.003
+    assert np.mean(errors) <= 0.002
     assert np.quantile(errors, 0.95) <= 0.01
-    assert max(errors) <= 0.04
+    assert max(errors) <= 0.03
 
 
 def test_a_mixed_batch_is_the_sum_of_its_shares(times: StepTimes):
@@ -116,7 +117,8 @@ def test_axes():
         assert np.max(np.diff(nodes) / np.maximum(nodes[:-1], per_octave)) <= 1 / per_octave
     assert [node_bound(len(node_values(high))) >= high for high in (1, 15, 16, 17, 100, 4096, 10**6)] == [True] * 7
     assert node_bound(len(node_values(4096))) == node_values(4096)[-1] - 1
-    assert {1, 16, 17, 32, 33, 500} <= set(edge_values(500).tolist())
+    assert edge_values(500).tolist() == list(range(1, 501))
+    assert {537, 1024, 1088, 1089, 3000} <= set(edge_values(3000).tolist())
 
 
 @pytest.mark.parametrize(("prefills", "decodes"), [([(513, 0)], []), ([], [0] * 65), ([], [5000]), ([(1, -1)], []),
