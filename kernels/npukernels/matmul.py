@@ -20,6 +20,7 @@ from npukernels import formats, native
 from npukernels.arguments import (
     MAX_THREADS,
     ORDERED,
+    ORDERED_COLUMNS,
     WRITABLE,
     Array,
     array,
@@ -90,10 +91,14 @@ def gemm(
     chosen = select("gemm", variant)
     if type(threads) is not int or not 0 < threads <= MAX_THREADS:
         threads = thread_count(threads)
-    # C-contiguous matrices, the common case, skip the general checks: they take longer than a small product.
+    # C-contiguous matrices, the common case, and the transposes of float32 weights skip the general checks: they take
+    # longer than a small product.
     isa = chosen.isa
-    if isa is not None and out_dtype is None and _ordered(a) and _ordered(b) and (out is None or _ordered(out)):
-        return _in_order(isa, a, b, out, threads)
+    if isa is not None and out_dtype is None and _ordered(a) and (out is None or _ordered(out)):
+        if _ordered(b):
+            return _in_order(isa, a, b, out, threads)
+        if _transposed(b) and a.dtype is _F32 and (out is None or out.dtype is _F32):
+            return _in_order(isa, a, b, out, threads, True)
     a, b = _factor(a, "a"), _factor(b, "b")
     if a.shape[-1] != b.shape[-2]:
         raise _mismatch(a, b.shape)
@@ -107,8 +112,20 @@ def _ordered(x: Any) -> TypeGuard[AnyArray]:
     return type(x) is np.ndarray and x.dtype in _C_TYPES and x.ndim == 2 and x.flags.num & ORDERED == ORDERED
 
 
-def _in_order(isa: int, a: AnyArray, b: AnyArray, out: AnyArray | None, threads: int) -> AnyArray:
-    """The product of matrices that are ``_ordered``; C looks for shared memory."""
+def _transposed(x: AnyArray | Packed) -> TypeGuard[Array]:
+    """Whether ``x`` is the transpose of a float32 matrix that C takes as it is."""
+    return (
+        type(x) is np.ndarray and x.dtype is _F32 and x.ndim == 2 and x.flags.num & ORDERED_COLUMNS == ORDERED_COLUMNS
+    )
+
+
+def _in_order(
+    isa: int, a: AnyArray, b: AnyArray, out: AnyArray | None, threads: int, transposed: bool = False
+) -> AnyArray:
+    """The product of matrices that are ``_ordered``, or float32 and ``b`` ``_transposed``.
+
+    They fill their ranges of addresses, which C compares to find shared memory.
+    """
     (m, k), (rows, n) = a.shape, b.shape
     if k != rows:
         raise _mismatch(a, b.shape)
@@ -117,11 +134,14 @@ def _in_order(isa: int, a: AnyArray, b: AnyArray, out: AnyArray | None, threads:
     elif out.shape != (m, n) or not out.flags.writeable:
         out = checked_output(out, (m, n), kinds=KINDS)
     module = native.require_native()
-    address = module.ffi.from_buffer
-    status = module.lib.npk_gemm_plain(
-        isa, m, n, k, _C_TYPES[a.dtype], address(a), _C_TYPES[b.dtype], address(b), _C_TYPES[out.dtype], address(out),
-        threads,
-    )  # fmt: skip
+    lib, address = module.lib, module.ffi.from_buffer
+    if transposed:
+        status = lib.npk_sgemm(isa, m, n, k, address(a), k, 1, address(b.T), 1, k, address(out), n, 1, threads)
+    else:
+        status = lib.npk_gemm_plain(
+            isa, m, n, k, _C_TYPES[a.dtype], address(a), _C_TYPES[b.dtype], address(b), _C_TYPES[out.dtype],
+            address(out), threads,
+        )  # fmt: skip
     if status:
         native.raise_for_status(status, f"gemm {a.shape} x {b.shape}")
     return out

@@ -95,6 +95,30 @@ def test_the_second_input_is_checked_for_overlap_too():
         nk.gemm(A, buffer, out=buffer[:4])
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_transposed_second_input_may_touch_out_but_not_share_an_element(variant):
+    memory = np.ones(24 + 4 * 4, F32)
+    weights, after, shared = memory[:24].reshape(4, 6), memory[24:].reshape(4, 4), memory[23:39].reshape(4, 4)
+
+    assert (nk.gemm(A, weights.T, out=after, variant=variant) == 6).all()
+    with pytest.raises(InputError, match="shares memory"):
+        nk.gemm(A, weights.T, out=shared, variant=variant)
+    assert (weights == 1).all()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("name", [name for name, (a, _, _) in BAD_OUTPUTS.items() if a is A])
+def test_bad_output_of_a_product_with_a_transposed_input(name, variant):
+    with pytest.raises(InputError, match=BAD_OUTPUTS[name][2]):
+        nk.gemm(A, np.ones((5, 6), F32).T, out=BAD_OUTPUTS[name][1], variant=variant)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_transposed_input_of_another_size_is_refused(variant):
+    with pytest.raises(InputError, match=r"a \(4, 6\) and b \(5, 6\) do not match"):
+        nk.gemm(A, np.ones((6, 5), F32).T, variant=variant)
+
+
 def test_a_good_call_with_the_same_arrays_works():
     """So that the cases above fail for the reason they name."""
     for variant in VARIANTS:
