@@ -169,8 +169,8 @@ WHY = (
     "`step/1` documents (docs/accuracy.md).",
     "- MLPerf systems with NVL, PCIe or power-limited boards, and names that state no count: the catalog's chip is "
     "another one. More than eight chips are copies of eight.",
-    "- Why 405B at tp 8 is a third too fast is not known. No constant of the fit touches its all-reduces, and the batch "
-    "limit of those runs is not stated; neither was tested.",
+    "- Why 405B at tp 8 is a third too fast is not known. No constant of the fit touches its all-reduces, and the "
+    "batch limit of those runs is not stated; neither was tested.",
 )
 
 
