@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 
 from bench.accuracy_results import MEASURED, ROOT
+from bench.calibrations import class_document
 from npusim import calibration
-from npusim.accuracy import calibrating, class_fits, fitting, operator_fits, transfer
+from npusim.accuracy import calibrating, fitting, transfer
 from npusim.accuracy.rows import Rows, load_rows
 from npusim.accuracy.score import plain
 from npusim.accuracy.validation import validate
@@ -96,23 +97,8 @@ def learned(groups: Sequence[calibrating.Group]) -> Iterator[Calibration]:
     for name, members in transfer.classes(usable):
         chips = tuple(member.chip.name for member in members)
         if chips not in seen:
-            seen[chips] = _class_document(name, members, known)
+            seen[chips] = class_document(name, members, known)
         yield seen[chips].model_copy(update={"chip": name})
-
-
-def _class_document(
-    name: str, members: list[calibrating.Group], known: dict[tuple[str, ...], Calibration]
-) -> Calibration:
-    if not getattr(members[0].model, "menus", None):
-        return transfer.class_document(name, members, known)
-    parts = [
-        class_fits.Member(
-            operator_fits.Group(group.chip, group.software, group.op, group.dtype, group.rows),
-            known[calibrating.key_of(group)],
-        )
-        for group in members
-    ]
-    return class_fits.fit_class(name, parts, members[0].model)[0]
 
 
 def sampled(rows: Rows, most: int = ROWS) -> Rows:
