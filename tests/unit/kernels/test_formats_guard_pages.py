@@ -2,33 +2,23 @@
 
 import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
-import pytest
+from guarded import NEEDS, run
 
 import npukernels as nk
 
-SCRIPT = Path(__file__).with_name("formats_guard_pages.py")
+SCRIPT = "formats_guard_pages.py"
 CASES = 6000 if os.environ.get("NPUSIM_SOAK") else 300
 
-pytestmark = [
-    pytest.mark.skipif(not nk.native_available(), reason="the C extension is not built"),
-    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs mmap and mprotect"),
-]
-
-
-def _run(*arguments):
-    return subprocess.run([sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True, timeout=900)
+pytestmark = NEEDS
 
 
 def test_no_cast_touches_a_page_before_or_after_its_arrays():
-    done = _run(str(CASES))
+    done = run(SCRIPT, str(CASES))
 
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) == CASES * 2 * 6 * (len(nk.variants("cast")) - 1)
 
 
 def test_a_planted_overrun_is_caught():
-    assert _run("plant").returncode == -signal.SIGSEGV
+    assert run(SCRIPT, "plant").returncode == -signal.SIGSEGV
