@@ -10,6 +10,8 @@
 
 #include <stdint.h>
 
+#include "csrc/sim/attention.h"
+
 enum { NPS_BATCH_DECODE_FIRST, NPS_BATCH_PREFILL_FIRST };
 enum { NPS_POLICY_FCFS, NPS_POLICY_PRIORITY, NPS_POLICY_SHORTEST, NPS_POLICY_FAIR };
 enum { NPS_PREEMPT_RECOMPUTE, NPS_PREEMPT_SWAP };
@@ -20,20 +22,20 @@ enum { NPS_SERVING_DONE, NPS_SERVING_WANTS_REQUESTS, NPS_SERVING_SINK_FULL };
 enum { NPS_SERVING_NO_MEMORY = -1, NPS_SERVING_BAD_ARGUMENT = -2, NPS_SERVING_STUCK = -3 };
 enum { NPS_SERIES_BINS = 512, NPS_GAP_BINS = 4608 };
 
-/* Seconds and dynamic joules of a step, in pairs. Tables over tokens and rows are dense. The others have nodes at
- * integers of few significant bits: at most four (every integer up to 16), of decodes at most six. Time goes up by
- * steps with the blocks of attention: there the table has the values at both ends of each interval. */
+/* Seconds and dynamic joules of a step, in pairs. Tables over tokens and rows are dense. That of decodes has both ends
+ * of intervals that begin at integers of at most seven significant bits, because time goes up by steps where blocks of
+ * keys end. Attention of prompts is priced by its formula. */
 typedef struct {
     int64_t tokens, rows, sequences; /* largest of each */
-    int64_t contexts, chunks;        /* nodes of past tokens, intervals of new tokens */
+    int64_t expansions;              /* nodes of new and past tokens of prompts */
     int64_t reaches, query;          /* intervals of past tokens of decodes; tokens a decode verifies */
-    int64_t prefill_batches;         /* prompts of a step, from 1, that have a table */
+    int64_t prefill_ops;             /* attention operators of prompts */
     const void *common;              /* double [tokens + 1][2]: all but attention, by new tokens of the step */
     const void *head;                /* double [rows + 1][2]: logits and sampling, by rows */
-    const void *absorbed;            /* double [tokens + 1][2]: what only decodes do, by their tokens */
-    const void *expanded;            /* double [contexts][2]: what only prompts do, by new and past tokens */
+    const void *absorbed;            /* double [rows + 1][2]: what only decodes do, by their tokens */
+    const void *expanded;            /* double [expansions][3]: what only prompts do; node (new and past tokens) first */
     const void *decode;              /* double [sequences + 1][reaches][2][2]: one's share, by past + query - 1 tokens */
-    const void *prefill;             /* double [prefill_batches][chunks][2][contexts][2]: one's share, by new - 1 and past */
+    const nps_attention *prefill;    /* a prompt's share is that of as many like it */
     int64_t longest;                 /* past and new tokens of one sequence that the axes reach */
     double launch_s;                 /* of a step with any attention */
     double host_s;                   /* per step */

@@ -13,7 +13,7 @@ static int valid(const nps_serving_config *c, const nps_step_table *t) {
            c->draft_tokens >= 0 && c->accepted_tokens >= 1 && c->bin_s > 0 &&
            (!c->prefill_engines || c->transfer_bytes_per_s > 0) && t->tokens >= c->max_tokens &&
            t->sequences >= c->max_sequences && t->rows >= c->max_sequences * (1 + c->draft_tokens) &&
-           t->prefill_batches > 0;
+           t->expansions > 1 && t->prefill_ops > 0;
 }
 
 static int engine_init(nps_serving *s, int64_t k, const nps_step_table *first, const nps_step_table *second) {
