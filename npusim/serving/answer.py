@@ -16,7 +16,7 @@ from npusim.errors import DoesNotFit, InputError, Problem
 from npusim.llm import Precision
 from npusim.llm import precision as named_precision
 from npusim.models import Model, load_model
-from npusim.serving import load
+from npusim.serving import laws, load
 from npusim.serving.engine import SERIES, VLLM, Pool, Rules, Run, simulate
 from npusim.serving.load import Arrivals, Source, Synthetic, Trace
 from npusim.serving.metrics import Digest, Slo, gap_quantiles, parse_slo
@@ -84,7 +84,9 @@ class Case:
         rules = self.rules
         if not source.unit_tokens:
             rules = replace(rules, unit_tokens=0)
-        return simulate(source, self.pool(), rules, digest, log=log), digest
+        run = simulate(source, self.pool(), rules, digest, log=log)
+        laws.check(run, digest)
+        return run, digest
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,8 @@ RECORD = np.dtype([(c, "i8") for c in _RECORD_COLUMNS]
 _STEP_COLUMNS = ("engine", "step", "prefills", "decodes", "prompt_tokens", "tokens", "running", "waiting", "blocks")
 STEP = np.dtype([(c, "i8") for c in _STEP_COLUMNS] + [(c, "f8") for c in ("start", "end", "joules")])
 SHARE = np.dtype([(c, "i8") for c in ("step", "engine", "request", "new_tokens", "past")])
-SERIES = ("running", "waiting", "blocks", "busy", "tokens", "joules")
+SERIES = ("running", "waiting", "blocks", "busy", "tokens", "joules", "steps", "decodes", "prompts", "new_tokens",
+          "prompt_tokens")  # fmt: skip
 RECORDS_AT_ONCE = 65536
 
 
@@ -117,7 +118,8 @@ class Run:
 
     Args:
         totals: counts and integrals over time, by name; see ``nps_serving_totals``.
-        series: per bin of ``totals["bin_s"]`` seconds: integrals of ``SERIES``; bins × 6.
+        series: per bin of ``totals["bin_s"]`` seconds: sums of ``SERIES``, bins × columns; ``running`` to ``busy`` are times
+            seconds, ``tokens`` and ``joules`` belong to steps that ended, the rest to steps that began.
         gaps: counts of gaps between tokens in logarithmic bins, 128 an octave from 2^-20 s.
         steps: rows of ``STEP``, when asked for.
         shares: rows of ``SHARE``: who was in which step, when asked for.

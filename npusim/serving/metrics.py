@@ -151,6 +151,7 @@ class Digest:
     e2e: Quantiles = field(default_factory=Quantiles)
     queue: Quantiles = field(default_factory=Quantiles)
     count: int = 0
+    ids: int = 0  # sum of the requests' numbers: n (n - 1) / 2 when each came once
     good: int = 0
     good_tokens: int = 0
     output_tokens: int = 0
@@ -167,6 +168,7 @@ class Digest:
             quantiles.add(values)
         met = self.slo.met(ttft_s, tpot_s, e2e_s) if self.slo else np.ones(len(records), dtype=bool)
         self.count += len(records)
+        self.ids += int(records["id"].sum())
         self.good += int(met.sum())
         self.good_tokens += int(tokens[met].sum())
         self.output_tokens += int(tokens.sum())
