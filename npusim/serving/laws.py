@@ -1,7 +1,7 @@
 """Laws that every serving run obeys; a run that does not is a defect of the program, never an answer.
 
 Checked after each run, from totals alone: nobody is lost or served twice, tokens are made once, time in the system adds
-up to the requests' own times (Little's law), blocks are conserved, and what kept engines busy is no more than there was.
+up to the requests' own times (Little's law), blocks are conserved, and series add up to totals.
 """
 
 from __future__ import annotations
