@@ -343,7 +343,7 @@ def rows_of(path: str | os.PathLike[str]) -> Iterator[tuple[int, list[str]]]:
     name = os.fspath(path)
     try:
         opened = gzip.open if name.endswith(".gz") else open
-        with opened(name, "rt", newline="", encoding="utf-8-sig") as file:  # type: ignore[operator]
+        with opened(name, "rt", newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
             for row in reader:
                 if any(cell.strip() for cell in row):

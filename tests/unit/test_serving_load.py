@@ -127,7 +127,8 @@ def test_slo_is_read():
 
 @pytest.mark.parametrize("text", ["", "ttft", "ttft=0ms", "ttft=-1s", "ttft=1s,ttft=2s", "speed=1", "attainment=0.9",
                                   "ttft=1s,attainment=2", "ttft=1s,attainment=1s", "ttft=10%",
-                                  "ttft=450", "ttft=1e3ms", "ttft=1.2.3s", "ttft=1s,attainment=101%", "ttft=99999999999s"])  # fmt: skip
+                                  "ttft=450", "ttft=1e3ms", "ttft=1.2.3s", "ttft=1s,attainment=101%",
+                                  "ttft=99999999999s"])  # fmt: skip
 def test_bad_slo_is_refused(text: str):
     with pytest.raises(InputError):
         parse_slo(text)
