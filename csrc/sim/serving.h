@@ -20,7 +20,7 @@ enum { NPS_ROLE_MIXED, NPS_ROLE_PREFILL, NPS_ROLE_DECODE };
 /* What nps_serving_run returns when it stops: all requests served, more requests wanted, a buffer to empty. */
 enum { NPS_SERVING_DONE, NPS_SERVING_WANTS_REQUESTS, NPS_SERVING_SINK_FULL };
 enum { NPS_SERVING_NO_MEMORY = -1, NPS_SERVING_BAD_ARGUMENT = -2, NPS_SERVING_STUCK = -3 };
-enum { NPS_SERIES_BINS = 512, NPS_GAP_BINS = 4608 };
+enum { NPS_SERIES_BINS = 512, NPS_SERIES_COLUMNS = 11, NPS_GAP_BINS = 4608 };
 
 /* Seconds and dynamic joules of a step, in pairs. Tables over tokens and rows are dense. That of decodes has both ends
  * of intervals that begin at integers of at most seven significant bits, because time goes up by steps where blocks of
@@ -75,6 +75,12 @@ typedef struct {
     int64_t live, most_live, blocks_used, blocks_counted, blocks_cached, blocks_unused, blocks_total, waiting, running;
     double now, busy_s, joules, in_system_s, waiting_s, running_s, block_s, transfer_s, bin_s, last_arrival;
     double sequence_steps, gap_s;
+    /* Seconds of steps that left somebody waiting, by what kept the first of them out: the sequences of a step, its
+     * tokens, or blocks of the cache. */
+    double full_sequences_s, full_tokens_s, full_blocks_s;
+    /* Steps with a prompt in them: how many, their decodes, their seconds; and decodes of all steps. */
+    int64_t prompt_steps, prompt_step_decodes, decodes;
+    double prompt_steps_s;
 } nps_serving_totals;
 
 typedef struct nps_serving nps_serving;
@@ -92,8 +98,9 @@ int nps_serving_run(nps_serving *s);
 /* How many entries each buffer holds; empties them. */
 void nps_serving_drain(nps_serving *s, void *three_counts);
 void nps_serving_totals_of(const nps_serving *s, nps_serving_totals *totals);
-/* Integrals per bin: double [NPS_SERIES_BINS][6] of running, waiting, blocks, busy engines (each times seconds), output
- * tokens and joules; int64 [NPS_GAP_BINS] counts of gaps between tokens. */
+/* Sums per bin: double [NPS_SERIES_BINS][NPS_SERIES_COLUMNS] of running, waiting, blocks, busy engines (each times
+ * seconds), output tokens and joules of steps that ended, steps that began, their decodes, prompts, new tokens and those
+ * of prompts; int64 [NPS_GAP_BINS] counts of gaps between tokens. */
 void nps_serving_series(const nps_serving *s, void *series, void *gaps);
 /* Seconds and joules of one step, for tests: pairs of new and past tokens of prompts, past tokens of decodes. */
 void nps_serving_price(const nps_step_table *t, int64_t prefills, const void *new_tokens, const void *past,

@@ -16,7 +16,7 @@ from npusim.errors import DoesNotFit, InputError, Problem
 from npusim.llm import Precision
 from npusim.llm import precision as named_precision
 from npusim.models import Model, load_model
-from npusim.serving import load
+from npusim.serving import laws, load
 from npusim.serving.engine import SERIES, VLLM, Pool, Rules, Run, simulate
 from npusim.serving.load import Arrivals, Source, Synthetic, Trace
 from npusim.serving.metrics import Digest, Slo, gap_quantiles, parse_slo
@@ -84,7 +84,9 @@ class Case:
         rules = self.rules
         if not source.unit_tokens:
             rules = replace(rules, unit_tokens=0)
-        return simulate(source, self.pool(), rules, digest, log=log), digest
+        run = simulate(source, self.pool(), rules, digest, log=log)
+        laws.check(run, digest)
+        return run, digest
 
 
 @dataclass(frozen=True)
@@ -421,6 +423,8 @@ def serve(
     if skip_long and isinstance(source, Trace):
         source, skipped = without_long(source, net)
     check_imbalance(imbalance_pct, net, fidelity)
+    check_policy(rules.policy, source)
+    tp = degree_of_split(chips, tp, pp or 1, disaggregate) if disaggregate else tp
     place = _place(tp, 1 if pp is None else pp, disaggregate)
     case = Case(net, hardware, precision, named_precision(precision), place, rules, fidelity, constants,
                 check_lengths(source, net), imbalance_pct)  # fmt: skip
@@ -429,6 +433,28 @@ def serve(
     verdicts = tuple(_verdicts(case, source, limits, run, digest))
     rate = highest_rate(case, source, limits) if find_rate else None
     return Serving(case, source, limits, run, digest, verdicts, rate, skipped, why)
+
+
+def check_policy(policy: str, source: Source) -> None:
+    """Raises InputError for a policy that nothing in the requests tells apart."""
+    whose = source.has_users if isinstance(source, Trace) else source.users > 1
+    if policy == "fair" and not whose:
+        raise InputError(
+            Problem("'fair' needs users", "policy", hint="draw requests of several, or name them in a trace")
+        )
+    if policy == "priority" and not (isinstance(source, Trace) and source.has_priority):
+        raise InputError(Problem("'priority' needs priorities", "policy", hint="give a trace with a column priority"))
+
+
+def degree_of_split(chips: int | str, tp: int | None, pp: int, split: tuple[int, int]) -> int | None:
+    """Chips that split each layer when a number of chips is shared by prefilling and decoding replicas."""
+    if isinstance(chips, str):
+        return tp
+    share = max(sum(split), 1) * pp * (tp or 1)
+    if chips < 1 or chips % share or (tp and chips != share):
+        raise InputError(Problem(f"{chips} chips for {split[0]} + {split[1]} replicas", "chips",
+                                 allowed=f"{share}" if tp else f"a multiple of {share}"))  # fmt: skip
+    return tp or chips // share
 
 
 def check_imbalance(pct: float, model: Model, fidelity: str) -> None:
