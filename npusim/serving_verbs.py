@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 _ENGINE_OPTIONS = (
     click.option("--max-tokens", type=int, default=2048, show_default=True, help="New tokens of a step at most."),
-    click.option("--max-sequences", type=int, default=256, show_default=True, help="Sequences of a step at most."),
+    click.option(
+        "--max-sequences", type=int, help="Sequences of a step at most. Default: 256, or --max-tokens if less."
+    ),
     click.option("--block", "block_tokens", type=int, default=16, show_default=True, help="Tokens per cache block."),
     click.option("--batching", default="decode-first", show_default=True, help="decode-first or prefill-first."),
     click.option("--policy", default="fcfs", show_default=True, help="fcfs, priority, shortest or fair."),
@@ -46,9 +48,9 @@ def _engine_options(command: Any) -> Any:
 @click.option(
     "--output", "output_tokens", default="256", show_default=True, metavar="LENGTHS", help="Likewise outputs."
 )
-@click.option("--requests", type=int, help="How many. Default: 2000, or all of the trace.")
+@click.option("--requests", type=click.IntRange(1, 10**9), help="How many. Default: 2000, or all of the trace.")
 @click.option("--skip-long", is_flag=True, help="Leave out requests of a trace that exceed the model's positions.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--slo", metavar="LIMITS", help="ttft=450ms,tpot=40ms[,e2e=20s][,attainment=0.99].")
 @click.option(
     "--chips", default="auto", show_default=True, metavar="N|auto", help="auto: the fewest that serve the load."
@@ -142,8 +144,8 @@ def _check_options(context: click.Context) -> None:
     given, question = context.params, next(name for name in _QUESTIONS if not name or name in on_line)
     for name in sorted(on_line - _ALWAYS - _QUESTIONS[question]):
         mode = f"with {flags[question]}" if question else "with drawn requests"
-        takers = [flags[other] for other in _QUESTIONS if other and name in _QUESTIONS[other]]
-        hint = f"it belongs to {' and '.join(takers)}" if takers else ""
+        takers = [flags.get(other, "drawn requests") for other in _QUESTIONS if name in _QUESTIONS[other]]
+        hint = "ask one question at a time" if name in _QUESTIONS else f"it belongs to {' and '.join(takers)}"
         raise InputError(Problem(f"has no effect {mode}", flags[name], hint=hint))
     if question == "trace" and "arrivals" in on_line and not given["arrivals"].startswith("closed"):
         what = f"{given['arrivals'][:40]!r}: a trace brings its own times"
@@ -162,18 +164,18 @@ def _check_options(context: click.Context) -> None:
         raise InputError(Problem("a step's timeline goes into a trace", "--step", hint="give --perfetto FILE too"))
     if given["plot"] and not given["plot"].endswith((".html", ".svg")):
         raise InputError(Problem(f"{given['plot'][:60]!r}", "--plot", allowed="a file that ends in .html or .svg"))
-    if "max_tokens" in on_line and "max_sequences" not in on_line:
-        context.params["max_sequences"] = min(given["max_sequences"], max(given["max_tokens"], 1))
 
 
 def _rules(given: dict[str, Any]) -> Any:
     from npusim.serving.engine import Rules
 
-    names = ("max_tokens", "max_sequences", "block_tokens", "batching", "policy", "preemption", "routing")
+    names = ("max_tokens", "block_tokens", "batching", "policy", "preemption", "routing")
     draft, accepted = (0.0, 1.0) if not given["speculate"] else _pair(given["speculate"], "--speculate", float)
     if given["speculate"] and draft < 1:
         raise InputError(Problem(f"{given['speculate'][:40]!r} drafts nothing", "--speculate", allowed="1:1 to 64:65"))
-    return Rules(**{name: given[name] for name in names}, chunked=not given["no_chunking"], draft_tokens=int(draft),
+    most = given["max_sequences"] if given["max_sequences"] is not None else min(256, max(given["max_tokens"], 1))
+    named = {name: given[name] for name in names}
+    return Rules(**named, max_sequences=most, chunked=not given["no_chunking"], draft_tokens=int(draft),
                  accepted_tokens=accepted)  # fmt: skip
 
 

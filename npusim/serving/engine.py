@@ -31,6 +31,7 @@ SHARE = np.dtype([(c, "i8") for c in ("step", "engine", "request", "new_tokens",
 SERIES = ("running", "waiting", "blocks", "busy", "tokens", "joules", "steps", "decodes", "prompts", "new_tokens",
           "prompt_tokens")  # fmt: skip
 RECORDS_AT_ONCE = 65536
+MOST_STEPS, MOST_SHARES = 2_000_000, 20_000_000  # of a log: about 1 GB
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,5 +247,8 @@ def simulate(
         if sink is not None and len(records):
             sink(records)
         steps, shares = [*steps, some_steps], [*shares, some_shares]
+        if log and (sum(map(len, steps)) > MOST_STEPS or sum(map(len, shares)) > MOST_SHARES):
+            what = f"the log of the run passes {MOST_STEPS} steps, or {MOST_SHARES} places in them"
+            raise InputError(Problem(what, "log", hint="serve fewer requests"))
         if status == lib.NPS_SERVING_DONE:
             return machine.result(steps, shares)

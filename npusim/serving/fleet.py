@@ -180,7 +180,11 @@ def fleet(
     if not process.rate_per_s:
         raise InputError(Problem("a fleet is asked for its rate, not for a closed loop", "--arrivals"))
     source = Synthetic(
-        process, parse_lengths(input, "input"), parse_lengths(output, "output"), requests or PROBE_REQUESTS, seed
+        process,
+        parse_lengths(input, "input"),
+        parse_lengths(output, "output"),
+        requests if requests is not None else PROBE_REQUESTS,
+        seed,
     )
     place = Placement(tp or 1, pp)
     place.check()
