@@ -17,10 +17,10 @@ from npusim.llm import Precision
 from npusim.llm import precision as named_precision
 from npusim.models import Model, load_model
 from npusim.serving import load
-from npusim.serving.engine import SERIES, VLLM, Pool, Rules, Run, simulate
+from npusim.serving.engine import SERIES, VLLM, Pool, Rules, Run, Window, simulate
 from npusim.serving.load import Arrivals, Source, Synthetic, Trace
 from npusim.serving.metrics import Digest, Slo, gap_quantiles, parse_slo
-from npusim.serving.placement import Choice, Placement, cache_blocks, pool_of
+from npusim.serving.placement import Choice, Placement, cache_blocks, pool_of, window_of
 from npusim.serving.steps import UNFITTED, Constants, Shape
 
 RATE_TOLERANCE = 0.01  # of the bisection for the highest rate
@@ -60,13 +60,18 @@ class Case:
     @property
     def blocks(self) -> int:
         """Blocks of the cache of one engine. Raises DoesNotFit."""
-        blocks = cache_blocks(self.model, self.chip, self.fmt, self.place, self.rules)
-        if blocks * self.rules.block_tokens < self.max_context + self.rules.draft_tokens:
-            short = self.max_context - blocks * self.rules.block_tokens
+        blocks, rules = cache_blocks(self.model, self.chip, self.fmt, self.place, self.rules), self.rules
+        window = Window() if rules.unit_tokens else window_of(self.model, self.place.tp)
+        tokens = self.max_context + rules.draft_tokens
+        # Its blocks lie on one attention group; with windows they come and go, one at a time too many.
+        there, spare = blocks // self.place.groups, int(window.tokens > 0)
+        short = window.blocks(tokens, min(tokens, rules.max_tokens), rules.block_tokens) + spare - there
+        if short > 0 and tokens > there * rules.block_tokens:
             raise DoesNotFit(
-                f"the longest request ({self.max_context} tokens) does not fit the KV cache of {self.place.tp} x "
-                f"{self.chip.name}: {blocks * self.rules.block_tokens} tokens beside {self.model.name}",
-                short * float(parallel.kv_bytes(self.model, self.fmt, 1, self.place.tp)),
+                f"the longest request ({self.max_context} tokens) does not fit the KV cache of "
+                f"{self.place.replica_chips} x {self.chip.name}: {there * rules.block_tokens} tokens beside "
+                f"{self.model.name}",
+                short * rules.block_tokens * float(parallel.kv_bytes(self.model, self.fmt, 1, self.place.tp)),
             )
         return blocks
 
@@ -75,7 +80,7 @@ class Case:
         blocks, r = self.blocks, self.rules
         shape = Shape(self.model, self.chip, self.fmt, self.place.tp, self.place.pp, self.fidelity, r.max_tokens,
                       r.max_sequences, self.max_context, r.block_tokens, r.draft_tokens,
-                      self.imbalance_pct)  # fmt: skip
+                      self.imbalance_pct, self.place.ep)  # fmt: skip
         return pool_of(shape, self.place, r, self.constants, blocks)
 
     def run(self, source: Source, slo: Slo | None = None, keep: bool = False, log: bool = False) -> tuple[Run, Digest]:
@@ -131,7 +136,7 @@ class Serving:
         busy_s = t["busy_s"] / place.engines
         idle_w = self.case.chip.power.idle_w or constants.static_w
         static_j = place.chips * (constants.static_w * busy_s + idle_w * (t["now"] - busy_s))
-        return float(place.tp * t["joules"] + static_j)
+        return float(place.width * t["joules"] + static_j)
 
     def over_time(self) -> dict[str, np.ndarray]:
         """Per bin: its start ``time_s``, means of running and waiting requests, share of the cache in use, share of
@@ -147,7 +152,7 @@ class Serving:
             "kv_occupancy": rows["blocks"] / t["blocks_total"],
             "busy": rows["busy"] / engines,
             "tokens_per_s": rows["tokens"],
-            "dynamic_w": self.case.place.tp * rows["joules"],
+            "dynamic_w": self.case.place.width * rows["joules"],
         }
 
     def to_dict(self) -> dict[str, Any]:
@@ -160,8 +165,8 @@ class Serving:
             "model": c.model.name,
             "precision": c.precision,
             "fidelity": c.fidelity,
-            "placement": {"chips": c.place.chips, "tp": c.place.tp, "pp": c.place.pp, "replicas": c.place.replicas,
-                          "prefill_replicas": c.place.prefill_replicas},
+            "placement": {"chips": c.place.chips, "tp": c.place.tp, "pp": c.place.pp, "ep": c.place.ep,
+                          "replicas": c.place.replicas, "prefill_replicas": c.place.prefill_replicas},
             "choice": self.choice.to_dict() if self.choice else None,
             "imbalance_pct": c.imbalance_pct,
             "requests": int(t["finished"]),
@@ -268,7 +273,7 @@ def impossible(case: Case, source: Source, slo: Slo) -> str:
     ]  # fmt: skip
     reason = "; ".join(late) or f"only {digest.attainment:.1%} of the requests meet all limits"
     return (
-        f"the SLO cannot be met at any rate: even alone on {case.place.tp * case.place.pp} x {case.chip.name}, {reason}"
+        f"the SLO cannot be met at any rate: even alone on {case.place.replica_chips} x {case.chip.name}, {reason}"
     )
 
 
@@ -363,6 +368,7 @@ def serve(
     chips: int | str = "auto",
     tp: int | None = None,
     pp: int | None = None,
+    ep: int | None = None,
     disaggregate: tuple[int, int] | None = None,
     precision: str = "bf16",
     fidelity: str = "tile",
@@ -392,6 +398,7 @@ def serve(
         chips: how many, split as well as they can be, or ``"auto"``: the fewest that serve the load (and hold the SLO).
         tp: chips that split each layer (None: chosen).
         pp: stages that split the layers (None: chosen with ``tp`` for a number of chips, otherwise one).
+        ep: chips that share the routed experts, a multiple of ``tp`` (None: chosen with ``tp``, otherwise 1).
         disaggregate: replicas that prefill, replicas that decode.
         precision: number formats.
         fidelity: ``"roofline"`` or ``"tile"``.
