@@ -402,7 +402,16 @@ OPS: dict[str, OpSpec] = {
     ),
     "experts": OpSpec(
         "grouped GEMM of routed experts: each token through `top_k` of `experts` matrices [k,n]",
-        {"tokens": None, "top_k": None, "experts": None, "n": None, "k": None, "bias": 0, "imbalance_pct": 100, "ep": 1},
+        {
+            "tokens": None,
+            "top_k": None,
+            "experts": None,
+            "n": None,
+            "k": None,
+            "bias": 0,
+            "imbalance_pct": 100,
+            "ep": 1,
+        },
         ("a", "b", "out"),
         _experts_operands,
         _experts_flops,

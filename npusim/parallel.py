@@ -79,7 +79,9 @@ def kv_bytes(model: Model, fmt: Precision, tokens: Dim, tp: int) -> Dim:
     """KV-cache bytes per chip of one sequence of ``tokens`` tokens."""
     if not model.causal:
         return 0
-    elements = sum(n * kv_width(layer, tp) * smaller(tokens, layer.attention.window or tokens) for layer, n in model.blocks)
+    elements = sum(
+        n * kv_width(layer, tp) * smaller(tokens, layer.attention.window or tokens) for layer, n in model.blocks
+    )
     return _bytes(elements, fmt.kv)
 
 
@@ -92,8 +94,10 @@ def activation_bytes(model: Model, fmt: Precision, chunk_tokens: int, tp: int, e
         a, f = layer.attention, layer.ffn
         heads, kv_heads = ceil_div(a.heads, tp), ceil_div(a.kv_heads, tp)
         qkv = heads * a.head_dim + kv_heads * (a.head_dim + a.v_head_dim)
-        inner = ceil_div(f.intermediate * max(f.experts_per_token, 1), ep) if ep > 1 and f.experts else (
-            ceil_div(f.intermediate, tp) * max(f.experts_per_token, 1)
+        inner = (
+            ceil_div(f.intermediate * max(f.experts_per_token, 1), ep)
+            if ep > 1 and f.experts
+            else (ceil_div(f.intermediate, tp) * max(f.experts_per_token, 1))
         )
         inner += ceil_div(f.shared_intermediate, tp)
         up = (2 if f.gated else 1) * inner

@@ -173,7 +173,9 @@ def make(kind: str, name: str = "", function: str = "", **given: object) -> Op:
     if kind == "experts" and np.any(np.asarray(dims["top_k"]) > np.asarray(dims["experts"])):
         raise InputError(Problem("more choices than experts", "experts.top_k", allowed="at most 'experts'"))
     if kind == "experts" and np.any(np.asarray(dims["experts"] % dims["ep"])):
-        raise InputError(Problem("chips that do not divide the experts", "experts.ep", allowed="a divisor of 'experts'"))
+        raise InputError(
+            Problem("chips that do not divide the experts", "experts.ep", allowed="a divisor of 'experts'")
+        )
     return Op(kind, name or kind, dims, formats, function=function)
 
 

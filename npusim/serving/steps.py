@@ -22,6 +22,7 @@ import numpy as np
 from npusim import _sim, dtypes
 from npusim.chip import Chip
 from npusim.cost import estimate
+from npusim.cost.collectives import hops_s
 from npusim.cost.result import OpCost
 from npusim.errors import InputError, Problem
 from npusim.llm import Precision, ceil_div, decode, prefill
@@ -222,13 +223,8 @@ class StepTimes:
     def _hop_s(self, tokens: Floats) -> Floats:
         """Seconds to hand the residual stream from stage to stage."""
         s = self.shape
-        if s.pp == 1:
-            return np.zeros(len(tokens))
-        link = s.chip.link
-        if link is None:
-            raise InputError(Problem(f"chip '{s.chip.name}' describes no link, so it cannot be a stage", "pp"))
-        size = tokens * s.model.hidden * dtypes.bits(s.fmt.stream) / 8
-        return np.asarray((s.pp - 1) * (size / link.bandwidth_bytes_per_s + (link.latency_s or 0.0)))
+        size = tokens * s.model.hidden * dtypes.bits(s.fmt.stream) / 8 / max(s.ep // s.tp, 1)
+        return np.asarray(hops_s(size, s.pp, max(s.tp, s.ep), s.chip))
 
     def table(self, constants: Constants = UNFITTED, swap_block_s: float = 0.0) -> StepTable:
         """The table under the constants.
