@@ -64,8 +64,8 @@ class Case:
         blocks, rules = cache_blocks(self.model, self.chip, self.fmt, self.place, self.rules), self.rules
         window = Window() if rules.unit_tokens else window_of(self.model, self.place.tp)
         tokens = self.max_context + rules.draft_tokens
-        # Its blocks lie on one attention group; with windows they come and go, one at a time too many.
-        there, spare = blocks // self.place.groups, int(window.tokens > 0)
+        # Its blocks lie on one attention group; with windows they come and go at different tokens.
+        there, spare = blocks // self.place.groups, 2 * (window.tokens > 0)
         short = window.blocks(tokens, min(tokens, rules.max_tokens), rules.block_tokens) + spare - there
         if short > 0 and tokens > there * rules.block_tokens:
             raise DoesNotFit(

@@ -121,7 +121,7 @@ class Fleet:
         return {
             "fleet_flops_per_s": self.flops_per_s, "fleet_precision": self.fmt,
             "chip_peak_flops_per_s": self.peak_flops_per_s, "chips": self.chips, "replicas": self.replicas,
-            "chips_per_replica": place.chips, "tp": place.tp, "pp": place.pp,
+            "chips_per_replica": place.chips, "tp": place.tp, "pp": place.pp, "ep": place.ep,
             "spare_chips": self.chips - self.replicas * place.chips,
             "requests_per_s": rate, "tokens_per_s": self.tokens_per_s,
             "requests_in_flight": self.in_flight, "think_s": self.think_s, "users": self.users, "chips_w": chips_w,
