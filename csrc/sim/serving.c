@@ -272,7 +272,7 @@ static double step_end(nps_serving *s, const engine *e, double seconds) {
     double *free_at = s->stage_free + (e - s->engines) / s->c.stages * s->c.stages, time = s->totals.now;
     for (int64_t i = 0; i < s->c.stages; i++) {
         if (free_at[i] > time) time = free_at[i];
-        free_at[i] = time += seconds / (double)s->c.stages;
+        free_at[i] = time += seconds * s->c.stage_share;
     }
     return time;
 }

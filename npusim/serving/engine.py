@@ -118,7 +118,8 @@ class Pool:
         kv_token_bytes: cache of one token, for the transfer.
         transfer_bytes_per_s: rate at which a prefilling engine hands over.
         transfer_latency_s: per transfer.
-        stages: so many engines after one another are the batches of one pipeline of as many equal stages.
+        stages: so many engines after one another are the batches of one pipeline of as many stages.
+        stage_share: of a step's time that its longest stage takes; every stage counts as that long.
         window: what sliding windows save of the cache; nothing with a prefix cache, which keeps all layers.
     """
 
@@ -132,6 +133,7 @@ class Pool:
     transfer_bytes_per_s: float = 1.0
     transfer_latency_s: float = 0.0
     stages: int = 1
+    stage_share: float = 1.0
     window: Window = Window()
 
 
@@ -165,7 +167,7 @@ def _config(rules: Rules, pool: Pool, source: Source, bin_s: float) -> Any:
     c.preemption, c.routing = PREEMPTION.index(rules.preemption), ROUTING.index(rules.routing)
     c.users, c.concurrency, c.bin_s = source.users, source.concurrency, bin_s
     c.kv_token_bytes, c.transfer_bytes_per_s = pool.kv_token_bytes, pool.transfer_bytes_per_s
-    c.transfer_latency_s, c.stages = pool.transfer_latency_s, pool.stages
+    c.transfer_latency_s, c.stages, c.stage_share = pool.transfer_latency_s, pool.stages, pool.stage_share
     window = Window() if rules.unit_tokens else pool.window
     c.window, c.window_parts, c.cache_parts = window.tokens, window.parts, window.whole
     return c

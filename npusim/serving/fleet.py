@@ -200,5 +200,5 @@ def _best(case: Case, source: Synthetic, slo: Slo | None, chips: int, asked: cho
         raise DoesNotFit(f"{chips} chips are fewer than the {cases[0].place.chips} of one replica of {case.model.name}",
                          0.0)  # fmt: skip
     weighed = there if asked.tp else choice.promising(choice.few(there), source, slo)
-    rated = [(one, highest_rate(one, source, slo)) for one in weighed]
+    rated = choice.asked_of(weighed, lambda one: highest_rate(one, source, slo))
     return max(rated, key=lambda pair: pair[1] * (chips // pair[0].place.chips))

@@ -138,7 +138,8 @@ def cache_blocks(model: Model, chip: Chip, fmt: Precision, place: Placement, rul
         model, fmt, sequences=0, tokens=1, tp=place.tp, ep=place.ep, pp=place.pp, chunk_tokens=rules.max_tokens
     ).total_bytes
     room = parallel.usable_bytes(chip) - float(fixed)
-    block = rules.block_tokens * float(parallel.kv_bytes(model, fmt, 1, place.tp))
+    share = place.pp * parallel.stage_share(model, place.pp)  # of the fullest stage
+    block = rules.block_tokens * float(parallel.kv_bytes(model, fmt, 1, place.tp)) * share
     blocks = int(room // block) if room > 0 else 0
     if blocks < 1:
         raise DoesNotFit(
@@ -160,9 +161,9 @@ def pool_of(shape: Shape, place: Placement, rules: Rules, constants: Constants, 
             raise InputError(Problem(f"chip '{chip.name}' describes no bandwidth to its host", "preemption"))
         swap_s = rules.block_tokens * token_bytes / (host * place.groups)
     table = step_times(shape).table(constants, swap_s)
-    window = window_of(shape.model, shape.tp)
+    window, share = window_of(shape.model, shape.tp), parallel.stage_share(shape.model, place.pp)
     if not place.prefill_replicas:
-        return Pool(table, blocks, place.engines, stages=place.pp, window=window)
+        return Pool(table, blocks, place.engines, stages=place.pp, stage_share=share, window=window)
     if chip.link is None:
         raise InputError(Problem(f"chip '{chip.name}' describes no link to hand the cache over", "disaggregate"))
     return Pool(
@@ -176,5 +177,6 @@ def pool_of(shape: Shape, place: Placement, rules: Rules, constants: Constants, 
         chip.link.bandwidth_bytes_per_s * place.groups,
         chip.link.latency_s or 0.0,
         place.pp,
+        share,
         window,
     )

@@ -255,7 +255,7 @@ def _placed(case: Case, source: Synthetic, limits: Limits | None, chips: int | s
     if len(cases) == 1:
         return cases[0]
     weighed = choice.promising(cases, source, Slo(limits.ttft_s, limits.tpot_s) if limits else None)
-    return max(weighed, key=lambda one: _worth(one, source, limits))
+    return max(choice.asked_of(weighed, lambda one: _worth(one, source, limits)), key=lambda pair: pair[1])[0]
 
 
 def _worth(case: Case, source: Synthetic, limits: Limits | None) -> float:

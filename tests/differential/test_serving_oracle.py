@@ -34,6 +34,7 @@ def draw(seed: int) -> tuple[Rules, Formula, dict[str, Any], list[Request]]:
     prefill = int(random.integers(1, engines)) if engines > 1 and random.random() < 0.5 else 0
     stages = int(random.choice([1, 2, 3]))
     engines, prefill = engines * stages, prefill * stages
+    longest = 1.0 if stages == 1 else float(random.choice([1.0, 1.1, 1.5])) / stages
     window = int(random.choice([0, 1, 9, 40]))
     share = Fraction(int(random.integers(0, 7)), 6)
     n = int(random.integers(1, 60))
@@ -51,6 +52,7 @@ def draw(seed: int) -> tuple[Rules, Formula, dict[str, Any], list[Request]]:
     blocks = int(least * random.choice([1, 1.5, 3, 20]))
     loop = int(random.integers(1, 20)) if random.random() < 0.3 else 0
     pool = {"blocks": blocks, "engines": engines, "prefill_engines": prefill, "concurrency": loop, "stages": stages,
+            "stage_share": longest,
             "window": window, "window_share": share}  # fmt: skip
     return rules, Formula(), pool, requests
 
@@ -71,7 +73,7 @@ def test_same_steps_as_the_readable_engine(seed: int):
     )  # fmt: skip
     parts: list[np.ndarray] = []
     engines = Pool(table, int(pool["blocks"]), int(pool["engines"]), int(pool["prefill_engines"]), table,
-                   int(pool["blocks"]), 1.0, 1 / token_s, transfer_s, int(pool["stages"]),
+                   int(pool["blocks"]), 1.0, 1 / token_s, transfer_s, int(pool["stages"]), float(pool["stage_share"]),
                    Window(int(pool["window"]), pool["window_share"].numerator, pool["window_share"].denominator),
                    )  # fmt: skip
     run = simulate(trace, engines, rules, parts.append, log=True)

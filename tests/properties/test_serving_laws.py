@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,11 +27,11 @@ def source(arrivals: str = "poisson:20", count: int = 800, seed: int = 1, **more
                      count, seed, **more)  # fmt: skip
 
 
-def served(requests: Synthetic | Trace, rules: Rules, blocks: int = 60, **pool: object) -> tuple[Run, np.ndarray]:
+def served(requests: Synthetic | Trace, rules: Rules, blocks: int = 60, **pool: Any) -> tuple[Run, np.ndarray]:
     parts: list[np.ndarray] = []
     table = linear_table(FORMULA, rules)
     engines = Pool(table, blocks, decode_table=table, decode_blocks=blocks, kv_token_bytes=1.0,
-                   transfer_bytes_per_s=1e6, **pool)  # fmt: skip
+                   transfer_bytes_per_s=1e6, stage_share=1 / pool.get("stages", 1), **pool)  # fmt: skip
     run = simulate(requests, engines, rules, parts.append, log=True)
     rows = np.concatenate(parts)
     return run, rows[np.argsort(rows["id"])]
