@@ -56,9 +56,10 @@ def _engine_options(command: Any) -> Any:
     "--chips", default="auto", show_default=True, metavar="N|auto", help="auto: the fewest that serve the load."
 )
 @click.option("--tp", type=int, help="Tensor-parallel chips. Default: chosen.")
-@click.option("--pp", type=int, help="Pipeline stages. Default: chosen when --chips is a number, otherwise 1.")
+@click.option("--pp", type=int, help="Pipeline stages. Default: chosen with --tp, otherwise 1.")
 @click.option("--imbalance", "imbalance_pct", type=float, default=100.0, show_default=True, metavar="PCT",
               help="Load of the busiest expert in percent of the mean.")  # fmt: skip
+@click.option("--ep", type=int, help="Chips that share the routed experts, a multiple of tp. Default: chosen.")
 @click.option("--disaggregate", metavar="P:D", help="Replicas that prefill, replicas that decode.")
 @click.option("--precision", default="bf16", show_default=True, metavar="NAME")
 @click.option("--fidelity", default="tile", show_default=True, help="Cost model of the steps: roofline or tile.")
@@ -120,7 +121,7 @@ class _Answer:
 # -- options ---------------------------------------------------------------------------------------------------
 
 _SEEN = {"plot", "perfetto", "step"}
-_PLACED = {"chips", "pp"}
+_PLACED = {"chips", "pp", "ep"}
 _LOAD = {"slo", "imbalance_pct", "disaggregate", "find_rate", "arrivals", "requests"} | _PLACED | _SEEN
 _DRAWN = {"input_tokens", "output_tokens", "seed"}
 # What each question takes beside what all of them take; the first that is asked counts.
@@ -128,7 +129,7 @@ _QUESTIONS = {
     "measured": frozenset({"measured"}),
     "scenario": frozenset({"scenario", "benchmark", "requests", "seed"} | _PLACED | _SEEN),
     "fleet_pflops": frozenset({"fleet_pflops", "fleet_precision", "think_s", "rack_kw", "arrivals", "requests", "slo",
-                               "pp"} | _DRAWN | _SEEN),
+                               "pp", "ep"} | _DRAWN | _SEEN),
     "trace": frozenset({"trace", "skip_long"} | _LOAD),
     "": frozenset({"users", "prefix"} | _LOAD | _DRAWN),
 }  # fmt: skip
@@ -214,7 +215,7 @@ def _scenario(hardware: Chip, model: str, rules: Any, given: dict[str, Any]) -> 
 
     scored = scenario(
         hardware, model, given["scenario"].lower().replace("-", ""), benchmark=given["benchmark"],
-        chips=_chips(given["chips"]), tp=given["tp"], pp=given["pp"] or 1, precision=given["precision"],
+        chips=_chips(given["chips"]), tp=given["tp"], pp=given["pp"], ep=given["ep"], precision=given["precision"],
         fidelity=given["fidelity"], rules=rules, samples=given["requests"], seed=given["seed"],
         keep=_wants_records(given), log=_wants_steps(given),
     )  # fmt: skip
@@ -230,9 +231,9 @@ def _fleet(hardware: Chip, model: str, rules: Any, given: dict[str, Any]) -> _An
     bed = fleet(
         hardware, model, given["fleet_pflops"], fmt=given["fleet_precision"], input=given["input_tokens"],
         output=given["output_tokens"], rules=rules, think_s=given["think_s"], rooms=Rooms(1e3 * given["rack_kw"]),
-        pp=given["pp"] or 1, keep=_wants_records(given),
-        log=_wants_steps(given),
-        **{name: given[name] for name in ("arrivals", "requests", "seed", "slo", "tp", "precision", "fidelity")},
+        keep=_wants_records(given), log=_wants_steps(given),
+        **{name: given[name] for name in ("arrivals", "requests", "seed", "slo", "tp", "pp", "ep", "precision",
+                                          "fidelity")},
     )  # fmt: skip
     run, text = _run(bed.serving, hardware)
     data = {**bed.to_dict(), "replica": run}
@@ -242,8 +243,8 @@ def _fleet(hardware: Chip, model: str, rules: Any, given: dict[str, Any]) -> _An
 def _serve(hardware: Chip, model: str, rules: Any, given: dict[str, Any]) -> _Answer:
     from npusim.serving.answer import serve as ask
 
-    names = ("arrivals", "trace", "requests", "seed", "slo", "tp", "pp", "precision", "fidelity", "users", "find_rate",
-             "skip_long", "imbalance_pct")  # fmt: skip
+    names = ("arrivals", "trace", "requests", "seed", "slo", "tp", "pp", "ep", "precision", "fidelity", "users",
+             "find_rate", "skip_long", "imbalance_pct")  # fmt: skip
     split = given["disaggregate"]
     result = ask(
         hardware, model, **{name: given[name] for name in names}, input=given["input_tokens"],

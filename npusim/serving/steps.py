@@ -22,6 +22,7 @@ import numpy as np
 from npusim import _sim, dtypes
 from npusim.chip import Chip
 from npusim.cost import estimate
+from npusim.cost.collectives import hops_s
 from npusim.cost.result import OpCost
 from npusim.errors import InputError, Problem
 from npusim.llm import Precision, ceil_div, decode, prefill
@@ -73,6 +74,8 @@ class Shape:
         block_tokens: tokens per block of the paged cache.
         draft_tokens: speculative tokens that a decode verifies.
         imbalance_pct: load of the busiest expert in percent of the mean; every expert takes as long as it does.
+        ep: chips that share the routed experts, with ``ep / tp`` attention groups over which a batch is spread evenly;
+            the imbalance is then the busiest chip's.
     """
 
     model: Model
@@ -87,6 +90,7 @@ class Shape:
     block_tokens: int = 16
     draft_tokens: int = 0
     imbalance_pct: float = 100.0
+    ep: int = 1
 
     def formats(self) -> dict[str, str]:
         """Keyword arguments of ``prefill`` and ``decode``."""
@@ -197,7 +201,7 @@ class StepTimes:
 
     def _attention(self, batch: Any, new: Any, past: Any, shape: tuple[int, ...], absorb: bool) -> _Part:
         s = self.shape
-        kinds: dict[str, Any] = {**s.formats(), "tp": s.tp, "page": s.block_tokens}
+        kinds: dict[str, Any] = {**s.formats(), "tp": s.tp, "ep": s.ep, "page": s.block_tokens}
         if absorb and s.draft_tokens == 0:
             step = decode(s.model, batch=batch, context=past, **kinds)
         else:
@@ -219,13 +223,8 @@ class StepTimes:
     def _hop_s(self, tokens: Floats) -> Floats:
         """Seconds to hand the residual stream from stage to stage."""
         s = self.shape
-        if s.pp == 1:
-            return np.zeros(len(tokens))
-        link = s.chip.link
-        if link is None:
-            raise InputError(Problem(f"chip '{s.chip.name}' describes no link, so it cannot be a stage", "pp"))
-        size = tokens * s.model.hidden * dtypes.bits(s.fmt.stream) / 8
-        return np.asarray((s.pp - 1) * (size / link.bandwidth_bytes_per_s + (link.latency_s or 0.0)))
+        size = tokens * s.model.hidden * dtypes.bits(s.fmt.stream) / 8 / max(s.ep // s.tp, 1)
+        return np.asarray(hops_s(size, s.pp, max(s.tp, s.ep), s.chip))
 
     def table(self, constants: Constants = UNFITTED, swap_block_s: float = 0.0) -> StepTable:
         """The table under the constants.
@@ -339,7 +338,7 @@ def direct(shape: Shape, prefills: Sequence[tuple[int, int]] = (), decodes: Sequ
     """
     tokens = sum(new for new, _ in prefills) + len(decodes) * (1 + shape.draft_tokens)
     ops = [*_common_ops(shape, tokens), *_head_ops(shape, len(prefills) + len(decodes) * (1 + shape.draft_tokens))]
-    kinds: dict[str, Any] = {**shape.formats(), "tp": shape.tp, "page": shape.block_tokens}
+    kinds: dict[str, Any] = {**shape.formats(), "tp": shape.tp, "ep": shape.ep, "page": shape.block_tokens}
     attentions: list[Op] = []
     if prefills:
         new, past = prefills[0]
@@ -367,7 +366,7 @@ def workload_of(shape: Shape, prefills: Sequence[tuple[int, int]], decodes: Sequ
         decodes: past tokens of each decode.
     """
     tokens = sum(new for new, _ in prefills) + len(decodes) * (1 + shape.draft_tokens)
-    kinds: dict[str, Any] = {**shape.formats(), "tp": shape.tp, "page": shape.block_tokens}
+    kinds: dict[str, Any] = {**shape.formats(), "tp": shape.tp, "ep": shape.ep, "page": shape.block_tokens}
     ops = _common_ops(shape, tokens)
     for new, past in prefills:
         step = prefill(shape.model, batch=1, prompt=new, past=past, **kinds)
@@ -384,7 +383,7 @@ def workload_of(shape: Shape, prefills: Sequence[tuple[int, int]], decodes: Sequ
 
 
 def _step(s: Shape, tokens: Any) -> Workload:
-    return decode(s.model, batch=tokens, context=0, tp=s.tp, **s.formats())
+    return decode(s.model, batch=tokens, context=0, tp=s.tp, ep=s.ep, **s.formats())
 
 
 _HEAD = ("final_norm", "lm_head")
@@ -399,12 +398,20 @@ def _common_ops(s: Shape, tokens: Any) -> list[Op]:
     """All but attention, logits and what only one kind of sequence does."""
     ops = [op for op in _step(s, tokens).ops if op.kind != "attention" and not _is(op, (*_HEAD, *_DECODE_ONLY))]
     skew = {"imbalance_pct": s.imbalance_pct}
-    return [replace(op, dims={**op.dims, **skew}) if op.kind == "experts" else op for op in ops]
+    skewed = [replace(op, dims={**op.dims, **skew}) if op.kind == "experts" else op for op in ops]
+    if s.imbalance_pct == 100:
+        return skewed
+    # The busiest chip receives and sends that much more, and the others wait for it.
+    return [
+        replace(op, dims={**op.dims, "elements": op.dims["elements"] * s.imbalance_pct / 100})
+        if op.function == "all_to_all" else op for op in skewed
+    ]  # fmt: skip
 
 
 def _head_ops(s: Shape, rows: Any) -> list[Op]:
     """Logits of the rows that make a token, and sampling: a softmax over the vocabulary."""
     ops = [op for op in _step(s, rows).ops if _is(op, _HEAD)]
+    rows = ceil_div(rows, max(s.ep // s.tp, 1))  # of one attention group
     return [*ops, softmax(rows, ceil_div(s.model.vocab, s.tp), s.fmt.stream, s.fmt.stream, name="sample").inner()]
 
 
@@ -415,7 +422,7 @@ def _absorbed_ops(s: Shape, tokens: Any) -> list[Op]:
 
 def _expanded_ops(s: Shape, tokens: Any) -> list[Op]:
     """Multi-head latent attention: keys and values of all tokens of a prompt, expanded from their latents."""
-    step = prefill(s.model, batch=1, prompt=tokens, tp=s.tp, **s.formats())
+    step = prefill(s.model, batch=1, prompt=ceil_div(tokens, max(s.ep // s.tp, 1)), tp=s.tp, ep=s.ep, **s.formats())
     return [op for op in step.ops if _is(op, ("attn.kv_b",))]
 
 
