@@ -48,9 +48,9 @@ def _engine_options(command: Any) -> Any:
 @click.option(
     "--output", "output_tokens", default="256", show_default=True, metavar="LENGTHS", help="Likewise outputs."
 )
-@click.option("--requests", type=click.IntRange(1, 10**9), help="How many. Default: 2000, or all of the trace.")
+@click.option("--requests", type=int, help="How many. Default: 2000, or all of the trace.")
 @click.option("--skip-long", is_flag=True, help="Leave out requests of a trace that exceed the model's positions.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--slo", metavar="LIMITS", help="ttft=450ms,tpot=40ms[,e2e=20s][,attainment=0.99].")
 @click.option(
     "--chips", default="auto", show_default=True, metavar="N|auto", help="auto: the fewest that serve the load."
