@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 _ENGINE_OPTIONS = (
     click.option("--max-tokens", type=int, default=2048, show_default=True, help="New tokens of a step at most."),
-    click.option("--max-sequences", type=int, default=256, show_default=True, help="Sequences of a step at most."),
+    click.option(
+        "--max-sequences", type=int, help="Sequences of a step at most. Default: 256, or --max-tokens if less."
+    ),
     click.option("--block", "block_tokens", type=int, default=16, show_default=True, help="Tokens per cache block."),
     click.option("--batching", default="decode-first", show_default=True, help="decode-first or prefill-first."),
     click.option("--policy", default="fcfs", show_default=True, help="fcfs, priority, shortest or fair."),
@@ -54,9 +56,10 @@ def _engine_options(command: Any) -> Any:
     "--chips", default="auto", show_default=True, metavar="N|auto", help="auto: the fewest that serve the load."
 )
 @click.option("--tp", type=int, help="Tensor-parallel chips. Default: chosen.")
-@click.option("--pp", type=int, help="Pipeline stages. Default: chosen when --chips is a number, otherwise 1.")
+@click.option("--pp", type=int, help="Pipeline stages. Default: chosen with --tp, otherwise 1.")
 @click.option("--imbalance", "imbalance_pct", type=float, default=100.0, show_default=True, metavar="PCT",
               help="Load of the busiest expert in percent of the mean.")  # fmt: skip
+@click.option("--ep", type=int, help="Chips that share the routed experts, a multiple of tp. Default: chosen.")
 @click.option("--disaggregate", metavar="P:D", help="Replicas that prefill, replicas that decode.")
 @click.option("--precision", default="bf16", show_default=True, metavar="NAME")
 @click.option("--fidelity", default="tile", show_default=True, help="Cost model of the steps: roofline or tile.")
@@ -118,7 +121,7 @@ class _Answer:
 # -- options ---------------------------------------------------------------------------------------------------
 
 _SEEN = {"plot", "perfetto", "step"}
-_PLACED = {"chips", "pp"}
+_PLACED = {"chips", "pp", "ep"}
 _LOAD = {"slo", "imbalance_pct", "disaggregate", "find_rate", "arrivals", "requests"} | _PLACED | _SEEN
 _DRAWN = {"input_tokens", "output_tokens", "seed"}
 # What each question takes beside what all of them take; the first that is asked counts.
@@ -126,7 +129,7 @@ _QUESTIONS = {
     "measured": frozenset({"measured"}),
     "scenario": frozenset({"scenario", "benchmark", "requests", "seed"} | _PLACED | _SEEN),
     "fleet_pflops": frozenset({"fleet_pflops", "fleet_precision", "think_s", "rack_kw", "arrivals", "requests", "slo",
-                               "pp"} | _DRAWN | _SEEN),
+                               "pp", "ep"} | _DRAWN | _SEEN),
     "trace": frozenset({"trace", "skip_long"} | _LOAD),
     "": frozenset({"users", "prefix"} | _LOAD | _DRAWN),
 }  # fmt: skip
@@ -142,8 +145,8 @@ def _check_options(context: click.Context) -> None:
     given, question = context.params, next(name for name in _QUESTIONS if not name or name in on_line)
     for name in sorted(on_line - _ALWAYS - _QUESTIONS[question]):
         mode = f"with {flags[question]}" if question else "with drawn requests"
-        takers = [flags[other] for other in _QUESTIONS if other and name in _QUESTIONS[other]]
-        hint = f"it belongs to {' and '.join(takers)}" if takers else ""
+        takers = [flags.get(other, "drawn requests") for other in _QUESTIONS if name in _QUESTIONS[other]]
+        hint = "ask one question at a time" if name in _QUESTIONS else f"it belongs to {' and '.join(takers)}"
         raise InputError(Problem(f"has no effect {mode}", flags[name], hint=hint))
     if question == "trace" and "arrivals" in on_line and not given["arrivals"].startswith("closed"):
         what = f"{given['arrivals'][:40]!r}: a trace brings its own times"
@@ -162,18 +165,18 @@ def _check_options(context: click.Context) -> None:
         raise InputError(Problem("a step's timeline goes into a trace", "--step", hint="give --perfetto FILE too"))
     if given["plot"] and not given["plot"].endswith((".html", ".svg")):
         raise InputError(Problem(f"{given['plot'][:60]!r}", "--plot", allowed="a file that ends in .html or .svg"))
-    if "max_tokens" in on_line and "max_sequences" not in on_line:
-        context.params["max_sequences"] = min(given["max_sequences"], max(given["max_tokens"], 1))
 
 
 def _rules(given: dict[str, Any]) -> Any:
     from npusim.serving.engine import Rules
 
-    names = ("max_tokens", "max_sequences", "block_tokens", "batching", "policy", "preemption", "routing")
+    names = ("max_tokens", "block_tokens", "batching", "policy", "preemption", "routing")
     draft, accepted = (0.0, 1.0) if not given["speculate"] else _pair(given["speculate"], "--speculate", float)
     if given["speculate"] and draft < 1:
         raise InputError(Problem(f"{given['speculate'][:40]!r} drafts nothing", "--speculate", allowed="1:1 to 64:65"))
-    return Rules(**{name: given[name] for name in names}, chunked=not given["no_chunking"], draft_tokens=int(draft),
+    most = given["max_sequences"] if given["max_sequences"] is not None else min(256, max(given["max_tokens"], 1))
+    named = {name: given[name] for name in names}
+    return Rules(**named, max_sequences=most, chunked=not given["no_chunking"], draft_tokens=int(draft),
                  accepted_tokens=accepted)  # fmt: skip
 
 
@@ -212,7 +215,7 @@ def _scenario(hardware: Chip, model: str, rules: Any, given: dict[str, Any]) -> 
 
     scored = scenario(
         hardware, model, given["scenario"].lower().replace("-", ""), benchmark=given["benchmark"],
-        chips=_chips(given["chips"]), tp=given["tp"], pp=given["pp"] or 1, precision=given["precision"],
+        chips=_chips(given["chips"]), tp=given["tp"], pp=given["pp"], ep=given["ep"], precision=given["precision"],
         fidelity=given["fidelity"], rules=rules, samples=given["requests"], seed=given["seed"],
         keep=_wants_records(given), log=_wants_steps(given),
     )  # fmt: skip
@@ -228,9 +231,9 @@ def _fleet(hardware: Chip, model: str, rules: Any, given: dict[str, Any]) -> _An
     bed = fleet(
         hardware, model, given["fleet_pflops"], fmt=given["fleet_precision"], input=given["input_tokens"],
         output=given["output_tokens"], rules=rules, think_s=given["think_s"], rooms=Rooms(1e3 * given["rack_kw"]),
-        pp=given["pp"] or 1, keep=_wants_records(given),
-        log=_wants_steps(given),
-        **{name: given[name] for name in ("arrivals", "requests", "seed", "slo", "tp", "precision", "fidelity")},
+        keep=_wants_records(given), log=_wants_steps(given),
+        **{name: given[name] for name in ("arrivals", "requests", "seed", "slo", "tp", "pp", "ep", "precision",
+                                          "fidelity")},
     )  # fmt: skip
     run, text = _run(bed.serving, hardware)
     data = {**bed.to_dict(), "replica": run}
@@ -240,8 +243,8 @@ def _fleet(hardware: Chip, model: str, rules: Any, given: dict[str, Any]) -> _An
 def _serve(hardware: Chip, model: str, rules: Any, given: dict[str, Any]) -> _Answer:
     from npusim.serving.answer import serve as ask
 
-    names = ("arrivals", "trace", "requests", "seed", "slo", "tp", "pp", "precision", "fidelity", "users", "find_rate",
-             "skip_long", "imbalance_pct")  # fmt: skip
+    names = ("arrivals", "trace", "requests", "seed", "slo", "tp", "pp", "ep", "precision", "fidelity", "users",
+             "find_rate", "skip_long", "imbalance_pct")  # fmt: skip
     split = given["disaggregate"]
     result = ask(
         hardware, model, **{name: given[name] for name in names}, input=given["input_tokens"],

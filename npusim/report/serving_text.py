@@ -68,7 +68,8 @@ def _limited(limits: Mapping[str, Any]) -> str:
 
 
 def _shape(place: Mapping[str, Any]) -> str:
-    shape = f"tp {place['tp']}, pp {place['pp']}, {_count(place['replicas'], 'replica')}"
+    shared = f", ep {place['ep']}" if place["ep"] > 1 else ""
+    shape = f"tp {place['tp']}, pp {place['pp']}{shared}, {_count(place['replicas'], 'replica')}"
     return shape + (f" ({place['prefill_replicas']} prefill)" if place["prefill_replicas"] else "")
 
 
@@ -84,6 +85,7 @@ def _chosen(choice: Mapping[str, Any] | None, shape: str) -> list[str]:
     if len(choice["tried"]) > 1:
         second = choice["tried"][1]
         line += f"; best of {len(choice['tried'])}, next tp {second['tp']}, pp {second['pp']}"
+        line += f", ep {second['ep']}" if second["ep"] > 1 else ""
     if choice["does_not_fit"]:
         line += f"; {len(choice['does_not_fit'])} do not fit"
     return [line]

@@ -21,7 +21,7 @@ from npusim.cost import estimate, trace_events
 from npusim.cost.trace_events import TICK_US, meta, piece, ticks
 from npusim.errors import InputError, Problem
 from npusim.serving.answer import Serving
-from npusim.serving.limits import host_gap_s, shape_of
+from npusim.serving.limits import host_gap_s
 from npusim.serving.steps import workload_of
 
 REQUESTS, ENGINES = 3, 4
@@ -91,7 +91,7 @@ class _Step:
 
 def _chosen(serving: Serving, step: int) -> _Step:
     prefills, decodes = batch_of(serving, step)
-    shape, row = shape_of(serving.case), serving.run.steps[step]
+    shape, row = serving.case.shape, serving.run.steps[step]
     work = workload_of(shape, prefills, decodes)
     begin_s, length_s = float(row["start"]), float(row["end"] - row["start"])
     runs = [replace(run, begin_s=begin_s + run.begin_s) for run in trace_events.simulate(work, shape.chip)]

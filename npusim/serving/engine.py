@@ -31,6 +31,7 @@ SHARE = np.dtype([(c, "i8") for c in ("step", "engine", "request", "new_tokens",
 SERIES = ("running", "waiting", "blocks", "busy", "tokens", "joules", "steps", "decodes", "prompts", "new_tokens",
           "prompt_tokens")  # fmt: skip
 RECORDS_AT_ONCE = 65536
+MOST_STEPS, MOST_SHARES = 2_000_000, 20_000_000  # of a log: about 1 GB
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,26 @@ VLLM = Rules()  # what vLLM does when nothing is said
 
 
 @dataclass(frozen=True, slots=True)
+class Window:
+    """Layers with a sliding window, which keep only what their next token sees.
+
+    Args:
+        tokens: that they see; 0: no layer has a window.
+        parts: of the cache of a token in such layers, of ``whole``.
+        whole: parts of all layers.
+    """
+
+    tokens: int = 0
+    parts: int = 0
+    whole: int = 1
+
+    def blocks(self, tokens: int, fresh: int, block_tokens: int) -> int:
+        """Blocks of ``tokens`` tokens, the last ``fresh`` of them new, in units of all layers."""
+        gone = max(tokens - fresh - self.tokens + 1, 0) // block_tokens if self.tokens else 0
+        return -(-tokens // block_tokens) - gone * self.parts // self.whole
+
+
+@dataclass(frozen=True, slots=True)
 class Pool:
     """The engines and what they hold.
 
@@ -102,6 +123,9 @@ class Pool:
         kv_token_bytes: cache of one token, for the transfer.
         transfer_bytes_per_s: rate at which a prefilling engine hands over.
         transfer_latency_s: per transfer.
+        stages: so many engines after one another are the batches of one pipeline of as many stages.
+        stage_share: of a step's time that its longest stage takes; every stage counts as that long.
+        window: what sliding windows save of the cache; nothing with a prefix cache, which keeps all layers.
     """
 
     table: StepTable
@@ -113,6 +137,9 @@ class Pool:
     kv_token_bytes: float = 0.0
     transfer_bytes_per_s: float = 1.0
     transfer_latency_s: float = 0.0
+    stages: int = 1
+    stage_share: float = 1.0
+    window: Window = Window()
 
 
 @dataclass(frozen=True)
@@ -146,7 +173,9 @@ def _config(rules: Rules, pool: Pool, source: Source, bin_s: float) -> Any:
     c.preemption, c.routing = PREEMPTION.index(rules.preemption), ROUTING.index(rules.routing)
     c.users, c.concurrency, c.bin_s = source.users, source.concurrency, bin_s
     c.kv_token_bytes, c.transfer_bytes_per_s = pool.kv_token_bytes, pool.transfer_bytes_per_s
-    c.transfer_latency_s = pool.transfer_latency_s
+    c.transfer_latency_s, c.stages, c.stage_share = pool.transfer_latency_s, pool.stages, pool.stage_share
+    window = Window() if rules.unit_tokens else pool.window
+    c.window, c.window_parts, c.cache_parts = window.tokens, window.parts, window.whole
     return c
 
 
@@ -246,5 +275,8 @@ def simulate(
         if sink is not None and len(records):
             sink(records)
         steps, shares = [*steps, some_steps], [*shares, some_shares]
+        if log and (sum(map(len, steps)) > MOST_STEPS or sum(map(len, shares)) > MOST_SHARES):
+            what = f"the log of the run passes {MOST_STEPS} steps, or {MOST_SHARES} places in them"
+            raise InputError(Problem(what, "log", hint="serve fewer requests"))
         if status == lib.NPS_SERVING_DONE:
             return machine.result(steps, shares)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from npusim.cost import estimate
-from npusim.serving.answer import Case, Serving
+from npusim.serving.answer import Serving
 from npusim.serving.steps import Shape, workload_of
 
 _KEPT_OUT = {"sequences": "full_sequences_s", "tokens": "full_tokens_s", "blocks": "full_blocks_s"}
@@ -37,13 +37,6 @@ class Limits:
         return {"resources": self.resources, "prompt_steps": self.prompt_steps, "kept_out": self.kept_out}
 
 
-def shape_of(case: Case) -> Shape:
-    """The engine of a case as its steps are priced."""
-    r = case.rules
-    return Shape(case.model, case.chip, case.fmt, case.place.tp, case.place.pp, case.fidelity, r.max_tokens,
-                 r.max_sequences, case.max_context, r.block_tokens, r.draft_tokens, case.imbalance_pct)  # fmt: skip
-
-
 def host_gap_s(shape: Shape) -> float:
     """Between steps, as the chip file states it; a roofline knows none."""
     return 0.0 if shape.fidelity == "roofline" else shape.chip.overheads.step_s or 0.0
@@ -53,7 +46,7 @@ def limits_of(serving: Serving) -> Limits:
     """What limited a run."""
     t = serving.run.totals
     busy_s = max(t["busy_s"], 1e-12)
-    shape, steps = shape_of(serving.case), int(t["steps"])
+    shape, steps = serving.case.shape, int(t["steps"])
     past = round(t["block_s"] * shape.block_tokens / max(t["running_s"], 1e-12))
     found: dict[str, float] = {}
     with_prompt = int(t["prompt_steps"])

@@ -141,7 +141,8 @@ def parse_lengths(text: str | int, path: str) -> Lengths:
         if found[4] and most < mean:
             raise InputError(Problem(f"{words[:60]!r}: the longest is below the mean", path, allowed=_LENGTHS))
         return _checked(Lengths(found[1], mean, spread if found[1] == "lognormal" else 0.0, most), words, path)
-    hint = did_you_mean(words.partition(":")[0], ("uniform", "exponential", "lognormal"))
+    kind, known = words.partition(":")[0], ("uniform", "exponential", "lognormal")
+    hint = "" if kind in known else did_you_mean(kind, known)
     raise InputError(Problem(f"{words[:60]!r} is no length", path, allowed=_LENGTHS, hint=hint))
 
 
@@ -212,7 +213,8 @@ def parse_arrivals(text: str, path: str = "--arrivals") -> Arrivals:
     found = re.fullmatch(r"closed:([0-9]{1,7})", text.strip())
     if found and int(found[1]) >= 1:
         return Arrivals("closed", concurrency=int(found[1]))
-    hint = did_you_mean(text.partition(":")[0], ("poisson", "gamma", "uniform", "closed"))
+    kind, known = text.partition(":")[0], ("poisson", "gamma", "uniform", "closed")
+    hint = "" if kind in known else did_you_mean(kind, known)
     raise InputError(Problem(f"{text[:60]!r} is no arrival process", path, allowed=_ARRIVALS, hint=hint))
 
 
@@ -244,6 +246,15 @@ class Synthetic:
     prefix_groups: int = 0
     prefix_tokens: int = 0
     unit_tokens: int = 16
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        ranges = {"requests": (self.count, 1, 10**9), "seed": (self.seed, 0, 2**63 - 1),
+                  "users": (self.users, 1, 10**5), "prefix groups": (self.prefix_groups, 0, 10**6),
+                  "prefix tokens": (self.prefix_tokens, 0, MAX_TOKENS)}  # fmt: skip
+        for name, (value, low, high) in ranges.items():
+            if not low <= value <= high:
+                raise InputError(Problem(f"{value}", name, allowed=f"{low} to {high}"))
 
     @property
     def concurrency(self) -> int:
