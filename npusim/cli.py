@@ -305,7 +305,7 @@ def estimate(
 ) -> None:
     """Time, bytes, energy and bound of WORKLOAD on CHIP, per operator.
 
-    WORKLOAD is MODEL:prefill[,b=,prompt=,w=,a=,kv=,tp=], MODEL:decode[,b=,ctx=,w=,a=,kv=,tp=],
+    WORKLOAD is MODEL:prefill[,b=,prompt=,w=,a=,kv=,tp=,ep=], MODEL:decode[,b=,ctx=,w=,a=,kv=,tp=,ep=],
     an operator such as gemm:m=4096,n=4096,k=4096,a=bf16,b=bf16,out=bf16, or a file:
     NET.onnx[:DIM=,...,w=,a=] (symbolic dimensions by name) or a SCALE-Sim TOPOLOGY.csv.
     CHIP may be a SCALE-Sim CONFIG.cfg.

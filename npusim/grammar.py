@@ -1,6 +1,6 @@
 """The WORKLOAD argument of the command line.
 
-``MODEL:prefill[,b=,prompt=,w=,a=,kv=,tp=]``, ``MODEL:decode[,b=,ctx=,w=,a=,kv=,tp=]``, or an operator:
+``MODEL:prefill[,b=,prompt=,w=,a=,kv=,tp=,ep=]``, ``MODEL:decode[,b=,ctx=,w=,a=,kv=,tp=,ep=]``, or an operator:
 ``gemm:m=,n=,k=,a=,b=,out=`` and likewise every operator of ``npusim.workload.OPS``.
 """
 
@@ -33,7 +33,7 @@ _CONSTRUCTORS: dict[str, Callable[..., Op]] = {
 }
 _FLAGS = {"0": False, "1": True, "false": False, "true": True}
 GRAMMAR = (
-    "MODEL:prefill[,b=,prompt=,w=,a=,kv=,tp=], MODEL:decode[,b=,ctx=,w=,a=,kv=,tp=], "
+    "MODEL:prefill[,b=,prompt=,w=,a=,kv=,tp=,ep=], MODEL:decode[,b=,ctx=,w=,a=,kv=,tp=,ep=], "
     "an operator such as gemm:m=4096,n=4096,k=4096,a=bf16,b=bf16,out=bf16, "
     "or a file: NET.onnx[:DIM=,...,w=,a=], TOPOLOGY.csv[:rounding=]"
 )
@@ -110,7 +110,7 @@ def _import(path: str, rest: str) -> Workload:
 
 def _model_step(model: str, phase: str, rest: str) -> Workload:
     where = f"{model}:{phase}"
-    names = _STEP_KEYS[phase] | _FORMAT_KEYS | {"tp": "tp", "p": "precision", "precision": "precision"}
+    names = _STEP_KEYS[phase] | _FORMAT_KEYS | {"tp": "tp", "ep": "ep", "p": "precision", "precision": "precision"}
     arguments: dict[str, Any] = {}
     for key, value in _pairs(rest, where).items():
         if key not in names:

@@ -282,7 +282,8 @@ def fit_note(cost: Cost) -> str:
         return ""
     fmt = Precision(info["weights"], info["activations"], info["kv"])
     tokens = info.get("context") or info.get("prompt") or 1
-    need = parallel.footprint(model, fmt, sequences=info["batch"], tokens=tokens, tp=cost.chips).total_bytes
+    split = {"tp": info.get("tp", cost.chips), "ep": info.get("ep", 1)}
+    need = parallel.footprint(model, fmt, sequences=info["batch"], tokens=tokens, **split).total_bytes
     usable = parallel.usable_bytes(cost.chip)
     if need <= usable:
         return ""

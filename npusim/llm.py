@@ -4,12 +4,23 @@ Tensor parallelism follows Megatron-LM (Shoeybi et al., arXiv 1909.08053): query
 up projections are split by columns, output and down projections by rows, each pair followed by one
 all-reduce of the hidden state; the vocabulary is split for the embedding and the head. Dimensions are
 divided by ceiling. When ``tp`` exceeds the KV heads, KV heads are replicated.
+
+Expert parallelism: each of ``ep`` chips holds ``experts / ep`` whole routed experts (GShard, arXiv 2006.16668). ``ep``
+is a multiple of ``tp``. Equal to it, the chips that split attention hold the experts. Larger, ``ep / tp`` groups of
+``tp`` chips each run attention on their share of the sequences (attention is data-parallel, as DeepSeek-V3 is served,
+arXiv 2412.19437 section 3.4) and hold the experts together. A chip routes its part of its group's tokens and sends
+each once to every chip that holds one of its experts (all-to-all in the activation format); the experts' weighted sums
+come back the same way in the stream format. Shared experts stay split by ``tp``: the all-reduce of their partial sums
+also hands out the routed ones; without shared experts an all-gather does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import lru_cache
+from math import comb
 from typing import Any
 
 from npusim import dtypes
@@ -81,6 +92,30 @@ def ceil_div(x: int, y: int) -> int:
     return -(-x // y)
 
 
+def check_experts(model: Model, tp: int, ep: int) -> None:
+    """Raises InputError when ``ep`` chips cannot hold the experts of a model whose attention is split by ``tp``."""
+    if ep == 1:
+        return
+    if not model.moe:
+        raise InputError(Problem(f"ep={ep}: '{model.name}' routes to no experts", "ep", allowed="1"))
+    if ep % tp:
+        raise InputError(Problem(f"ep={ep} with tp={tp}", "ep", allowed="1, or a multiple of tp"))
+    for layer, _ in model.blocks:
+        if layer.ffn.experts % ep:
+            allowed = f"a divisor of the {layer.ffn.experts} experts of {model.name}"
+            raise InputError(Problem(f"ep={ep}", "ep", allowed=allowed))
+
+
+@lru_cache(maxsize=64)
+def chips_visited(experts: int, top_k: int, ep: int) -> Fraction:
+    """Expected number of different chips that hold the experts of a token, under uniform routing.
+
+    A chip holds experts / ep of them, and ``top_k`` different ones are drawn: it is missed with probability
+    C(experts − experts/ep, top_k) / C(experts, top_k).
+    """
+    return ep * (1 - Fraction(comb(experts - experts // ep, top_k), comb(experts, top_k)))
+
+
 def prefill(
     model: Model | str,
     *,
@@ -92,6 +127,7 @@ def prefill(
     past: Dim = 0,
     page: Dim | None = None,
     tp: int = 1,
+    ep: int = 1,
 ) -> Workload:
     """The operators that turn ``prompt`` new tokens of each of ``batch`` sequences into one logit row.
 
@@ -105,12 +141,13 @@ def prefill(
         past: tokens per sequence already in the cache (chunked prefill).
         page: tokens per page of a paged KV cache; None when a sequence's cache lies in one piece.
         tp: tensor-parallel chips; the workload is one chip's share.
+        ep: chips that share the routed experts; a multiple of ``tp``, or 1 (they are split by ``tp`` too).
 
     Raises:
         InputError: a dimension or format out of range.
     """
     fmt = Precision(weights, activations or "bf16", kv or "bf16")
-    return _step(_model(model), "prefill", fmt, batch, prompt, past, page, tp)
+    return _step(_model(model), "prefill", fmt, batch, prompt, past, page, tp, ep)
 
 
 def decode(
@@ -123,6 +160,7 @@ def decode(
     kv: str | None = None,
     page: Dim | None = None,
     tp: int = 1,
+    ep: int = 1,
 ) -> Workload:
     """One decode step: each of ``batch`` sequences with ``context`` cached tokens makes one new token.
 
@@ -132,7 +170,7 @@ def decode(
     if not built.causal:
         raise InputError(Problem(f"'{built.name}' is an encoder: it has no decode step", hint="use prefill"))
     fmt = Precision(weights, activations or "bf16", kv or "bf16")
-    return _step(built, "decode", fmt, batch, 1, context, page, tp)
+    return _step(built, "decode", fmt, batch, 1, context, page, tp, ep)
 
 
 def _model(model: Model | str) -> Model:
@@ -140,12 +178,15 @@ def _model(model: Model | str) -> Model:
 
 
 def _step(
-    model: Model, phase: str, fmt: Precision, batch: Dim, new: Dim, past: Dim, page: Dim | None, tp: int
+    model: Model, phase: str, fmt: Precision, batch: Dim, new: Dim, past: Dim, page: Dim | None, tp: int, ep: int
 ) -> Workload:
-    tp = int(dim("tp", tp))
+    tp, ep = int(dim("tp", tp)), int(dim("ep", ep))
+    check_experts(model, tp, ep)
+    sequences = dim("batch", batch)
     shape = _Shape(
-        model, fmt, dim("batch", batch), dim("prompt", new), dim("context", past, low=0), page, tp, phase == "decode"
-    )
+        model, fmt, ceil_div(sequences, max(ep // tp, 1)), dim("prompt", new), dim("context", past, low=0), page, tp,
+        phase == "decode", ep, sequences,
+    )  # fmt: skip
     ops = [*_embed(shape), *_layers(shape), *_head(shape)]
     info = {
         "model": model.name,
@@ -159,9 +200,9 @@ def _step(
     return Workload(
         f"{model.name}:{phase}",
         tuple(ops),
-        tp,
-        info,
-        lambda chips: _step(model, phase, fmt, batch, new, past, page, chips),
+        max(tp, ep),
+        info | ({"tp": tp, "ep": ep} if ep > 1 else {}),
+        lambda chips: _step(model, phase, fmt, batch, new, past, page, chips, ep),
         model,
     )
 
@@ -172,12 +213,14 @@ class _Shape:
 
     model: Model
     fmt: Precision
-    batch: Dim
+    batch: Dim  # sequences of this chip's attention group
     new: Dim  # new tokens per sequence
     past: Dim  # cached tokens per sequence
     page: Dim | None  # tokens per page of the cache
     tp: int
     absorb: bool  # MLA: expansion absorbed into query and output, as decode does
+    ep: int
+    sequences: Dim  # of all attention groups
 
     @property
     def tokens(self) -> Dim:
@@ -197,10 +240,11 @@ class _Shape:
     def pointwise(self, name: str, function: str, n: Dim, out: str = "") -> Op:
         return elementwise(n, function, self.fmt.stream, out or self.fmt.stream, name=name).inner()
 
-    def all_reduce(self, name: str) -> list[Op]:
+    def collect(self, name: str, function: str = "all_reduce") -> list[Op]:
+        """A collective of the hidden state among the chips that split attention."""
         if self.tp == 1:
             return []
-        return [collective(self.tokens * self.model.hidden, self.tp, "all_reduce", self.fmt.stream, name=name).inner()]
+        return [collective(self.tokens * self.model.hidden, self.tp, function, self.fmt.stream, name=name).inner()]
 
 
 def _embed(s: _Shape) -> list[Op]:
@@ -210,7 +254,7 @@ def _embed(s: _Shape) -> list[Op]:
         return [replace(patches, roles={**patches.roles, "a": "io"})]
     return [
         embedding(s.tokens, model.hidden, NORM_FORMAT, s.fmt.stream, name="embed").inner(),
-        *s.all_reduce("embed.all_reduce"),
+        *s.collect("embed.all_reduce"),
     ]
 
 
@@ -228,11 +272,14 @@ def _layer(s: _Shape, layer: Layer) -> Iterator[Op]:
     half = ceil_div(len(norms), 2)
     yield from norms[:half]
     yield from (_mla if layer.attention.kind == "mla" else _gqa)(s, layer.attention)
-    yield from s.all_reduce("attn.all_reduce")
+    yield from s.collect("attn.all_reduce")
     yield s.pointwise("attn.residual", "add", tokens * hidden)
     yield from norms[half:]
     yield from (_moe if layer.ffn.kind == "moe" else _dense)(s, layer.ffn)
-    yield from s.all_reduce("ffn.all_reduce")
+    if s.ep > 1 and layer.ffn.kind == "moe" and not layer.ffn.shared_intermediate:
+        yield from s.collect("ffn.all_gather", "all_gather")
+    else:
+        yield from s.collect("ffn.all_reduce")
     yield s.pointwise("ffn.residual", "add", tokens * hidden)
 
 
@@ -315,20 +362,37 @@ def _activation(f: Ffn) -> str:
 
 
 def _moe(s: _Shape, f: Ffn) -> Iterator[Op]:
-    hidden, fmt = s.model.hidden, s.fmt
-    width = ceil_div(f.intermediate, s.tp)
-    sizes: dict[str, Any] = {"tokens": s.tokens, "top_k": f.experts_per_token, "experts": f.experts}
+    hidden, fmt, tokens = s.model.hidden, s.fmt, s.sequences * s.new
+    spread = s.ep > 1
+    width = f.intermediate if spread else ceil_div(f.intermediate, s.tp)
+    routing = ceil_div(s.tokens, s.tp) if spread else s.tokens
+    pairs = ceil_div(tokens * f.experts_per_token, s.ep)  # of a token and an expert of this chip
+    sizes: dict[str, Any] = {"tokens": tokens, "top_k": f.experts_per_token, "experts": f.experts, "ep": s.ep}
     kinds: dict[str, Any] = {"a": fmt.activations, "b": fmt.weights, "out": fmt.stream, "bias": f.bias}
     yield gemm(
-        s.tokens, f.experts, hidden, fmt.stream, NORM_FORMAT, fmt.stream, bias=f.router_bias, name="ffn.router"
+        routing, f.experts, hidden, fmt.stream, NORM_FORMAT, fmt.stream, bias=f.router_bias, name="ffn.router"
     ).inner()
-    yield softmax(s.tokens, f.experts, fmt.stream, fmt.stream, name="ffn.route").inner()
+    yield softmax(routing, f.experts, fmt.stream, fmt.stream, name="ffn.route").inner()
+    if spread:
+        yield _exchange(s, f, "ffn.dispatch", fmt.activations)
     yield experts(n=(2 if f.gated else 1) * width, k=hidden, name="ffn.experts_up", **sizes, **kinds).inner()
-    yield s.pointwise("ffn.act", _activation(f), s.tokens * f.experts_per_token * width, fmt.activations)
+    yield s.pointwise("ffn.act", _activation(f), pairs * width, fmt.activations)
     yield experts(n=hidden, k=width, name="ffn.experts_down", **sizes, **kinds).inner()
-    yield s.pointwise("ffn.combine", "mul", s.tokens * f.experts_per_token * hidden)
+    yield s.pointwise("ffn.combine", "mul", pairs * hidden)
+    if spread:
+        yield _exchange(s, f, "ffn.return", fmt.stream)
+        visits = chips_visited(f.experts, f.experts_per_token, s.ep)
+        parts = ceil_div(tokens * visits.numerator, visits.denominator * s.ep)
+        yield s.pointwise("ffn.sum", "add", parts * hidden)
     if f.shared_intermediate:
         yield from _mlp(s, "ffn.shared", f, ceil_div(f.shared_intermediate, s.tp))
+
+
+def _exchange(s: _Shape, f: Ffn, name: str, fmt: str) -> Op:
+    """Every token between its own chip and those that hold its experts; elements are those of all chips."""
+    visits = chips_visited(f.experts, f.experts_per_token, s.ep)
+    elements = ceil_div(s.sequences * s.new * s.model.hidden * visits.numerator, visits.denominator)
+    return collective(elements, s.ep, "all_to_all", fmt, name=name).inner()
 
 
 def _head(s: _Shape) -> Iterator[Op]:

@@ -189,6 +189,10 @@ class Ffn:
         """Parameters one token meets: router, shared experts and ``experts_per_token`` routed ones."""
         return self._total(hidden, self.experts_per_token)
 
+    def routed_params(self, hidden: int) -> int:
+        """Parameters of the routed experts."""
+        return self.experts * self._block(hidden, self.intermediate)
+
     def matmul_params(self, hidden: int) -> int:
         """Matrix elements one token is multiplied with (``active_params`` less the biases)."""
         own = replace(self, bias=False, router_bias=False)

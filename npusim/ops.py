@@ -152,11 +152,26 @@ def active_experts(tokens: Dim, experts: Dim, top_k: Dim) -> Dim:
     return experts * (1 - (1 - top_k / experts) ** tokens)
 
 
+def expert_ranks(op: Op) -> Dim:
+    """Chips that share the rows of a routed ``experts`` operator evenly: all ``ep``, or one per expert that is reached
+    while those are fewer (the operator is the share of a chip that has work)."""
+    d = op.dims
+    if isinstance(d["ep"], int) and d["ep"] == 1:
+        return 1
+    return np.minimum(d["ep"], active_experts(d["tokens"], d["experts"], d["top_k"]))
+
+
+def shared_by(whole: Dim, ranks: Dim) -> Dim:
+    """What one of ``ranks`` chips does of ``whole``; all of it, an exact integer included, for one chip."""
+    return whole if isinstance(ranks, int) and ranks == 1 else whole / ranks
+
+
 def _experts_operands(op: Op) -> tuple[Operand, ...]:
     d, f = op.dims, op.formats
-    rows = d["tokens"] * d["top_k"]
+    ranks = expert_ranks(op)
+    rows = shared_by(d["tokens"] * d["top_k"], ranks)
     per_expert = d["n"] * d["k"] + d["bias"] * d["n"]
-    weights = active_experts(d["tokens"], d["experts"], d["top_k"]) * per_expert
+    weights = shared_by(active_experts(d["tokens"], d["experts"], d["top_k"]), ranks) * per_expert
     return (
         Operand("a", rows * d["k"], f["a"], op.role("a", "io")),
         Operand("b", weights, f["b"], op.role("b", "weight")),
@@ -166,7 +181,7 @@ def _experts_operands(op: Op) -> tuple[Operand, ...]:
 
 def _experts_flops(op: Op) -> Dim:
     d = op.dims
-    return 2 * d["tokens"] * d["top_k"] * d["n"] * d["k"]
+    return shared_by(2 * d["tokens"] * d["top_k"] * d["n"] * d["k"], expert_ranks(op))
 
 
 # -- attention --------------------------------------------------------------------------------------------
@@ -387,7 +402,16 @@ OPS: dict[str, OpSpec] = {
     ),
     "experts": OpSpec(
         "grouped GEMM of routed experts: each token through `top_k` of `experts` matrices [k,n]",
-        {"tokens": None, "top_k": None, "experts": None, "n": None, "k": None, "bias": 0, "imbalance_pct": 100},
+        {
+            "tokens": None,
+            "top_k": None,
+            "experts": None,
+            "n": None,
+            "k": None,
+            "bias": 0,
+            "imbalance_pct": 100,
+            "ep": 1,
+        },
         ("a", "b", "out"),
         _experts_operands,
         _experts_flops,

@@ -17,7 +17,7 @@ DEGREES = (1, 2, 4, 8, 16, 32, 64)
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """Bytes one of ``tp`` chips must hold.
+    """Bytes one chip must hold.
 
     Args:
         weights_bytes: its share of the weights.
@@ -57,20 +57,35 @@ def weights_bytes(model: Model, fmt: Precision) -> float:
     return float(_bytes(matrices - tied_here, fmt.weights) + _bytes(vectors, NORM_FORMAT))
 
 
+def weights_per_chip(model: Model, fmt: Precision, tp: int = 1, ep: int = 1, pp: int = 1) -> float:
+    """Bytes of the weights one chip holds: an even part of each layer and stage.
+
+    With ``ep`` > 1 its part of the routed experts, and 1/``tp`` of all else, which every attention group holds.
+    """
+    whole = weights_bytes(model, fmt)
+    if ep == 1:
+        return whole / (tp * pp)
+    routed = float(_bytes(sum(n * layer.ffn.routed_params(model.hidden) for layer, n in model.blocks), fmt.weights))
+    return ((whole - routed) / tp + routed / ep) / pp
+
+
+def kv_width(layer: Layer, tp: int) -> int:
+    """Elements per token that one of ``tp`` chips caches of a layer; KV heads are replicated beyond their number."""
+    a = layer.attention
+    return a.kv_elements_per_token if a.kind == "mla" else ceil_div(a.kv_heads, tp) * (a.head_dim + a.v_head_dim)
+
+
 def kv_bytes(model: Model, fmt: Precision, tokens: Dim, tp: int) -> Dim:
-    """KV-cache bytes per chip of one sequence of ``tokens`` tokens; KV heads are replicated beyond their number."""
-
-    def width(layer: Layer) -> int:
-        a = layer.attention
-        return a.kv_elements_per_token if a.kind == "mla" else ceil_div(a.kv_heads, tp) * (a.head_dim + a.v_head_dim)
-
+    """KV-cache bytes per chip of one sequence of ``tokens`` tokens."""
     if not model.causal:
         return 0
-    elements = sum(n * width(layer) * smaller(tokens, layer.attention.window or tokens) for layer, n in model.blocks)
+    elements = sum(
+        n * kv_width(layer, tp) * smaller(tokens, layer.attention.window or tokens) for layer, n in model.blocks
+    )
     return _bytes(elements, fmt.kv)
 
 
-def activation_bytes(model: Model, fmt: Precision, chunk_tokens: int, tp: int) -> float:
+def activation_bytes(model: Model, fmt: Precision, chunk_tokens: int, tp: int, ep: int = 1) -> float:
     """Live activations per chip of a prefill chunk: the residual stream, its normed copy, and the widest pair
     of neighbouring tensors inside a layer (projections in the stream format, their consumers' inputs in the
     activation format)."""
@@ -79,7 +94,12 @@ def activation_bytes(model: Model, fmt: Precision, chunk_tokens: int, tp: int) -
         a, f = layer.attention, layer.ffn
         heads, kv_heads = ceil_div(a.heads, tp), ceil_div(a.kv_heads, tp)
         qkv = heads * a.head_dim + kv_heads * (a.head_dim + a.v_head_dim)
-        inner = ceil_div(f.intermediate, tp) * max(f.experts_per_token, 1) + ceil_div(f.shared_intermediate, tp)
+        inner = (
+            ceil_div(f.intermediate * max(f.experts_per_token, 1), ep)
+            if ep > 1 and f.experts
+            else (ceil_div(f.intermediate, tp) * max(f.experts_per_token, 1))
+        )
+        inner += ceil_div(f.shared_intermediate, tp)
         up = (2 if f.gated else 1) * inner
         widest = max(
             widest,
@@ -91,13 +111,32 @@ def activation_bytes(model: Model, fmt: Precision, chunk_tokens: int, tp: int) -
 
 
 def footprint(
-    model: Model, fmt: Precision, *, sequences: Dim, tokens: Dim, tp: int = 1, chunk_tokens: int = 8192
+    model: Model,
+    fmt: Precision,
+    *,
+    sequences: Dim,
+    tokens: Dim,
+    tp: int = 1,
+    chunk_tokens: int = 8192,
+    ep: int = 1,
+    pp: int = 1,
 ) -> Footprint:
-    """Memory one of ``tp`` chips needs for ``sequences`` sequences of ``tokens`` tokens each."""
+    """Memory one chip needs for ``sequences`` sequences of ``tokens`` tokens each.
+
+    Args:
+        model: the network.
+        fmt: number formats.
+        sequences: in the cache, on all chips together.
+        tokens: of each of them.
+        tp: chips that split attention and dense layers.
+        chunk_tokens: new tokens of a step.
+        ep: chips that share the routed experts; more than ``tp``: ``ep / tp`` groups share the sequences.
+        pp: stages that split the layers.
+    """
     return Footprint(
-        weights_bytes(model, fmt) / tp,
-        sequences * kv_bytes(model, fmt, tokens, tp),
-        activation_bytes(model, fmt, chunk_tokens, tp),
+        weights_per_chip(model, fmt, tp, ep, pp),
+        ceil_div(sequences, max(ep // tp, 1)) * kv_bytes(model, fmt, tokens, tp) / pp,
+        activation_bytes(model, fmt, chunk_tokens, tp, ep),
     )
 
 

@@ -54,9 +54,10 @@ def _engine_options(command: Any) -> Any:
     "--chips", default="auto", show_default=True, metavar="N|auto", help="auto: the fewest that serve the load."
 )
 @click.option("--tp", type=int, help="Tensor-parallel chips. Default: chosen.")
-@click.option("--pp", type=int, help="Pipeline stages. Default: chosen when --chips is a number, otherwise 1.")
+@click.option("--pp", type=int, help="Pipeline stages. Default: chosen with --tp, otherwise 1.")
 @click.option("--imbalance", "imbalance_pct", type=float, default=100.0, show_default=True, metavar="PCT",
               help="Load of the busiest expert in percent of the mean.")  # fmt: skip
+@click.option("--ep", type=int, help="Chips that share the routed experts, a multiple of tp. Default: chosen.")
 @click.option("--disaggregate", metavar="P:D", help="Replicas that prefill, replicas that decode.")
 @click.option("--precision", default="bf16", show_default=True, metavar="NAME")
 @click.option("--fidelity", default="tile", show_default=True, help="Cost model of the steps: roofline or tile.")
@@ -146,7 +147,7 @@ def _scenario(hardware: Chip, model: str, rules: Any, given: dict[str, Any]) -> 
             raise InputError(Problem("a scenario brings its own requests and limits", f"--{option}"))
     return scenario(
         hardware, model, given["scenario"].lower().replace("-", ""), benchmark=given["benchmark"],
-        chips=_chips(given["chips"]), tp=given["tp"], pp=given["pp"] or 1, precision=given["precision"],
+        chips=_chips(given["chips"]), tp=given["tp"], pp=given["pp"], ep=given["ep"], precision=given["precision"],
         fidelity=given["fidelity"], rules=rules, samples=given["requests"], seed=given["seed"],
     )  # fmt: skip
 
@@ -160,8 +161,8 @@ def _fleet(hardware: Chip, model: str, rules: Any, given: dict[str, Any]) -> Fle
     return fleet(
         hardware, model, given["fleet_pflops"], fmt=given["fleet_precision"], input=given["input_tokens"],
         output=given["output_tokens"], rules=rules, think_s=given["think_s"], rooms=Rooms(1e3 * given["rack_kw"]),
-        pp=given["pp"] or 1,
-        **{name: given[name] for name in ("arrivals", "requests", "seed", "slo", "tp", "precision", "fidelity")},
+        **{name: given[name] for name in ("arrivals", "requests", "seed", "slo", "tp", "pp", "ep", "precision",
+                                          "fidelity")},
     )  # fmt: skip
 
 
@@ -189,6 +190,7 @@ def _serve(hardware: Chip, model: str, rules: Any, given: dict[str, Any]) -> Ser
         "slo",
         "tp",
         "pp",
+        "ep",
         "precision",
         "fidelity",
         "users",

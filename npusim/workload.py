@@ -172,6 +172,10 @@ def make(kind: str, name: str = "", function: str = "", **given: object) -> Op:
     _check_broadcast(kind, dims)
     if kind == "experts" and np.any(np.asarray(dims["top_k"]) > np.asarray(dims["experts"])):
         raise InputError(Problem("more choices than experts", "experts.top_k", allowed="at most 'experts'"))
+    if kind == "experts" and np.any(np.asarray(dims["experts"] % dims["ep"])):
+        raise InputError(
+            Problem("chips that do not divide the experts", "experts.ep", allowed="a divisor of 'experts'")
+        )
     return Op(kind, name or kind, dims, formats, function=function)
 
 
@@ -219,16 +223,18 @@ def experts(
     *,
     bias: bool = False,
     imbalance_pct: Dim = 100,
+    ep: Dim = 1,
     name: str = "experts",
 ) -> Op:
     """Routed experts as a grouped GEMM; weights of the experts that are reached are read once.
 
     ``imbalance_pct`` is the busiest expert's share of the tokens in percent of the mean: at tile and cycle fidelity
-    every expert takes as long as the busiest one.
+    every expert takes as long as the busiest one. ``ep`` chips hold ``experts / ep`` each and share the choices of all
+    ``tokens`` evenly; the operator is one of them.
     """
     return make(
         "experts", name, tokens=tokens, top_k=top_k, experts=experts, n=n, k=k, bias=int(bias),
-        imbalance_pct=dim("experts.imbalance_pct", imbalance_pct, low=100), a=a, b=b, out=out,
+        imbalance_pct=dim("experts.imbalance_pct", imbalance_pct, low=100), ep=ep, a=a, b=b, out=out,
     )  # fmt: skip
 
 

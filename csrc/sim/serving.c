@@ -154,7 +154,9 @@ static void finish(nps_serving *s, int32_t slot) {
 /* The prompt's keys and values leave for a decoding engine, one request after the other on this engine's link. */
 static void send(nps_serving *s, engine *e, int32_t slot) {
     request *r = &s->requests[slot];
-    double seconds = (double)r->computed * s->c.kv_token_bytes / s->c.transfer_bytes_per_s + s->c.transfer_latency_s;
+    double gone = (double)(tokens_gone(&s->c, r->computed) * s->c.window_parts) / (double)s->c.cache_parts;
+    double seconds = ((double)r->computed - gone) * s->c.kv_token_bytes / s->c.transfer_bytes_per_s +
+                     s->c.transfer_latency_s;
     double begin = s->totals.now > e->link_free ? s->totals.now : e->link_free;
     e->link_free = begin + seconds;
     s->totals.transfer_s += e->link_free - s->totals.now;
@@ -242,11 +244,11 @@ static void step_ends(nps_serving *s, engine *e) {
     e->running.count = kept;
 }
 
-static void log_step(nps_serving *s, engine *e, const step_price *p) {
+static void log_step(nps_serving *s, engine *e, const step_price *p, double end) {
     if (!s->steps) return;
     nps_serving_step row = {e - s->engines, e->step, p->prefills, p->decodes, p->prompt_tokens, p->tokens,
                             e->running.count, e->waiting_count, e->blocks - blocks_free(e), s->totals.now,
-                            s->totals.now + p->seconds, p->joules};
+                            end, p->joules};
     s->steps[s->step_count++] = row;
     for (int64_t i = 0; s->shares && i < e->running.count; i++) {
         const request *r = &s->requests[e->running.slots[i]];
@@ -264,6 +266,17 @@ static void mark_seen(nps_serving *s, engine *e) {
     e->fresh.count = 0;
 }
 
+/* When a step that begins now has passed all stages: each waits for the batch before, and for the stage before. */
+static double step_end(nps_serving *s, const engine *e, double seconds) {
+    if (s->c.stages == 1) return s->totals.now + seconds;
+    double *free_at = s->stage_free + (e - s->engines) / s->c.stages * s->c.stages, time = s->totals.now;
+    for (int64_t i = 0; i < s->c.stages; i++) {
+        if (free_at[i] > time) time = free_at[i];
+        free_at[i] = time += seconds / (double)s->c.stages;
+    }
+    return time;
+}
+
 static void start_step(nps_serving *s, engine *e) {
     if (e->busy || !(e->running.count || e->waiting_count)) return;
     mark_seen(s, e);
@@ -274,7 +287,8 @@ static void start_step(nps_serving *s, engine *e) {
         return;
     }
     step_price p = price_step(s, e);
-    log_step(s, e, &p);
+    double end = step_end(s, e, p.seconds);
+    log_step(s, e, &p, end);
     e->busy = 1;
     s->busy_total++;
     e->step_joules = p.joules;
@@ -282,7 +296,7 @@ static void start_step(nps_serving *s, engine *e) {
     e->step++;
     s->totals.steps++;
     s->totals.sequence_steps += (double)(p.prefills + p.decodes);
-    moment_push(s, s->totals.now + p.seconds, STEP_ENDS, (int32_t)(e - s->engines));
+    moment_push(s, end, STEP_ENDS, (int32_t)(e - s->engines));
 }
 
 /* ---- the run ---------------------------------------------------------------------------------------------------- */

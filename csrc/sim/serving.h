@@ -4,6 +4,7 @@
  * and those that wait when the step begins, and it takes what the step table says. Requests are pushed in chunks in
  * the order of their arrival and leave as records, so memory grows with the requests in flight, not with all of them.
  * What happens at one moment happens together: ends of transfers and steps, then arrivals, then new steps by engine.
+ * A step of a pipeline passes equal stages, each of which serves one batch after the other in the order of their start.
  * All times are seconds. */
 #ifndef NPS_SERVING_H
 #define NPS_SERVING_H
@@ -51,6 +52,9 @@ typedef struct {
     int64_t unit_tokens;              /* tokens of one prefix id, 0 without a prefix cache */
     int64_t concurrency;              /* closed loop of that many requests; 0: arrivals as pushed */
     int64_t draft_tokens;             /* speculative tokens a decode verifies */
+    int64_t stages;                   /* so many engines after one another are the batches of one pipeline of as many stages */
+    int64_t window;                   /* tokens that layers with a sliding window see, 0: none has one */
+    int64_t window_parts, cache_parts; /* share of the cache of a token that lies in such layers; < 2^20 */
     double accepted_tokens;           /* tokens a decode emits on average, 1 ... 1 + draft_tokens */
     double kv_token_bytes, transfer_bytes_per_s, transfer_latency_s;
     double bin_s;                     /* first width of the bins of the series */

@@ -11,9 +11,24 @@ static int valid(const nps_serving_config *c, const nps_step_table *t) {
            c->max_sequences <= c->max_tokens && c->blocks > 0 && c->blocks < (int64_t)1 << 40 && c->decode_blocks >= 0 && c->block_tokens > 0 &&
            c->users > 0 && c->unit_tokens >= 0 && c->unit_tokens % c->block_tokens == 0 && c->concurrency >= 0 &&
            c->draft_tokens >= 0 && c->accepted_tokens >= 1 && c->bin_s > 0 &&
+           c->stages > 0 && c->engines % c->stages == 0 && c->prefill_engines % c->stages == 0 && c->window >= 0 &&
+           c->cache_parts > 0 && c->cache_parts < 1 << 20 && c->window_parts >= 0 &&
+           c->window_parts <= c->cache_parts && !(c->window && c->unit_tokens) &&
            (!c->prefill_engines || c->transfer_bytes_per_s > 0) && t->tokens >= c->max_tokens &&
            t->sequences >= c->max_sequences && t->rows >= c->max_sequences * (1 + c->draft_tokens) &&
            t->expansions > 1 && t->prefill_ops > 0;
+}
+
+/* Tokens of one request that so many blocks hold at most, in steps of any size. */
+static int64_t tokens_held(const nps_serving_config *c, int64_t blocks) {
+    int64_t low = blocks * c->block_tokens, high = (int64_t)1 << 40;
+    /* Blocks come and go at different tokens: one is left for that. */
+    while (c->window && high - low > 1) {
+        int64_t middle = low + (high - low) / 2;
+        if (blocks_held(c, middle, c->max_tokens < middle ? c->max_tokens : middle) < blocks) low = middle;
+        else high = middle;
+    }
+    return low;
 }
 
 static int engine_init(nps_serving *s, int64_t k, const nps_step_table *first, const nps_step_table *second) {
@@ -38,10 +53,13 @@ nps_serving *nps_serving_new(const nps_serving_config *config, const nps_step_ta
     if (config->prefill_engines && second->longest < s->longest) s->longest = second->longest;
     int64_t blocks = config->blocks; /* the last token is never written to the cache */
     if (config->prefill_engines && config->decode_blocks < blocks) blocks = config->decode_blocks;
-    int64_t room = blocks * config->block_tokens + 1 - config->draft_tokens;
+    int64_t room = tokens_held(config, blocks) + 1 - config->draft_tokens;
     if (room < s->longest) s->longest = room;
     s->engines = calloc((size_t)config->engines, sizeof *s->engines);
-    if (!s->engines) {
+    s->stage_free = calloc((size_t)config->engines, sizeof *s->stage_free);
+    if (!s->engines || !s->stage_free) {
+        free(s->engines);
+        free(s->stage_free);
         free(s);
         return NULL;
     }
@@ -72,6 +90,7 @@ void nps_serving_free(nps_serving *s) {
     for (int64_t i = 0; i < s->room; i++) free(s->requests[i].hashes), free(s->requests[i].held);
     for (int64_t i = 0; i < s->queue_count; i++) free(s->queue[s->queue_head + i].hashes);
     free(s->engines);
+    free(s->stage_free);
     free(s->requests);
     free(s->free_slots);
     free(s->queue);

@@ -85,12 +85,13 @@ static void give_up(nps_serving *s, engine *e) {
     s->totals.blocks_cached -= e->unit_blocks;
 }
 
-int blocks_grow(nps_serving *s, engine *e, request *r, int64_t tokens) {
-    int64_t need = blocks_for(s, tokens) - r->held_count * e->unit_blocks - r->blocks;
-    if (need <= 0) return 1;
+int blocks_grow(nps_serving *s, engine *e, request *r, int64_t tokens, int64_t fresh) {
+    int64_t need = blocks_held(&s->c, tokens, fresh) - r->held_count * e->unit_blocks - r->blocks;
+    /* What leaves the window is given back, unless it was reserved for the rest of the prompt. */
+    if (need < 0 && (!s->c.window || (s->c.reserve_prompt && !is_decode(r)))) need = 0;
     if (need > blocks_free(e)) return 0;
     while (e->free_blocks < need) give_up(s, e);
-    e->free_blocks -= need;
+    e->free_blocks -= need; /* a need below zero gives back */
     r->blocks += need;
     s->blocks_total += need;
     return 1;

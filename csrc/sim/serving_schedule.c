@@ -83,7 +83,7 @@ static void preempt(nps_serving *s, engine *e, int64_t index) {
     s->running_total--;
     if (s->c.preemption == NPS_PREEMPT_SWAP) {
         r->swapped = r->computed;
-        e->swapped_blocks += blocks_for(s, r->computed);
+        e->swapped_blocks += blocks_held(&s->c, r->computed, 0);
     } else {
         s->totals.recomputed_tokens += r->computed;
         r->computed = 0;
@@ -114,7 +114,7 @@ static int serve_running(nps_serving *s, engine *e, int kinds, int64_t *budget) 
         int64_t n = new_tokens(s, r);
         if (n > *budget) n = *budget;
         int still = 1;
-        while (still && !blocks_grow(s, e, r, r->computed + n)) {
+        while (still && !blocks_grow(s, e, r, r->computed + n, n)) {
             int64_t v = victim(s, e);
             *budget += s->requests[e->running.slots[v]].chunk;
             still = e->running.slots[v] != slot;
@@ -139,14 +139,16 @@ static int admit(nps_serving *s, engine *e, int32_t slot, slot_list *line, int64
     int64_t all = r->input + r->generated, need = all - start;
     int64_t n = need < *budget ? need : *budget;
     if (n < need && !s->c.chunked && *budget < s->c.max_tokens) return 0;
-    int64_t blocks = blocks_for(s, s->c.reserve_prompt ? all : start + n) - units * e->unit_blocks;
+    int64_t tokens = s->c.reserve_prompt ? all : start + n, fresh = tokens - start;
+    if (fresh > s->c.max_tokens) fresh = s->c.max_tokens; /* of its last step */
+    int64_t blocks = blocks_held(&s->c, tokens, fresh) - units * e->unit_blocks;
     if (blocks > blocks_free(e) - idle) return 0;
     wait_pop(s, e, line);
     if (!prefix_take(s, e, r, units) || !list_add(&e->running, slot)) s->failed = NPS_SERVING_NO_MEMORY;
     r->computed = start;
-    if (r->swapped) e->swapped_blocks += blocks_for(s, start);
+    if (r->swapped) e->swapped_blocks += blocks_held(&s->c, start, 0);
     r->swapped = 0;
-    blocks_grow(s, e, r, s->c.reserve_prompt ? all : start + n);
+    blocks_grow(s, e, r, tokens, fresh);
     r->chunk = n;
     *budget -= n;
     s->running_total++;

@@ -67,6 +67,7 @@ typedef struct {
 struct nps_serving {
     nps_serving_config c;
     engine *engines;
+    double *stage_free; /* by pipeline and stage: when its last batch leaves it */
     request *requests;
     int32_t *free_slots;
     int64_t room, free_count;
@@ -93,8 +94,8 @@ struct nps_serving {
 int list_add(slot_list *list, int32_t slot);
 int prefix_init(engine *e, int64_t unit_blocks);
 void prefix_free(engine *e);
-/* Makes the request own blocks for `tokens` tokens; 0 when there are not enough. */
-int blocks_grow(nps_serving *s, engine *e, request *r, int64_t tokens);
+/* Makes the request own blocks for `tokens` tokens, the last `fresh` of them new; 0 when there are not enough. */
+int blocks_grow(nps_serving *s, engine *e, request *r, int64_t tokens, int64_t fresh);
 void blocks_release(nps_serving *s, engine *e, request *r);
 /* Units at the start of the prompt that the cache holds, and blocks of them nobody uses now. */
 int64_t prefix_find(const nps_serving *s, const engine *e, const request *r, int64_t *idle_blocks);
@@ -102,8 +103,15 @@ int prefix_take(nps_serving *s, engine *e, request *r, int64_t units);
 int prefix_file(engine *e, request *r);
 /* Blocks in use, counted anew. */
 int64_t blocks_counted(const nps_serving *s);
-static inline int64_t blocks_for(const nps_serving *s, int64_t tokens) {
-    return (tokens + s->c.block_tokens - 1) / s->c.block_tokens;
+/* Tokens that layers with a window see no more when those from `computed` on are next. */
+static inline int64_t tokens_gone(const nps_serving_config *c, int64_t computed) {
+    return c->window && computed >= c->window ? computed - c->window + 1 : 0;
+}
+/* Blocks of `tokens` tokens, the last `fresh` of them new, in units of all layers: whole blocks that only layers with
+ * a window would keep, and no token sees any more, are given back. */
+static inline int64_t blocks_held(const nps_serving_config *c, int64_t tokens, int64_t fresh) {
+    int64_t gone = tokens_gone(c, tokens - fresh) / c->block_tokens;
+    return (tokens + c->block_tokens - 1) / c->block_tokens - gone * c->window_parts / c->cache_parts;
 }
 static inline int64_t blocks_free(const engine *e) { return e->free_blocks + e->prefix.idle * e->unit_blocks; }
 

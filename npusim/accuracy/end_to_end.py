@@ -117,7 +117,7 @@ def _columns_of(rows: EndToEndRows, runs: Runs, figure: Array) -> dict[str, np.n
     chunked = bool(_CHUNKED.search(runs.software))
     sequences = np.ones_like(batch) if chunked else batch
     passes = -(-prompt // np.minimum(batch, prompt)) if chunked else np.ones_like(batch)
-    formats = {"weights": runs.fmt, "activations": runs.fmt, "kv": runs.kv}
+    formats: dict[str, Any] = {"weights": runs.fmt, "activations": runs.fmt, "kv": runs.kv}
     middle = prompt + output // 2
     first = prefill(runs.model, batch=sequences, prompt=prompt, tp=runs.chips, **formats)
     later = decode(runs.model, batch=sequences, context=middle, tp=runs.chips, **formats)

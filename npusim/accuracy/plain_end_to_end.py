@@ -119,7 +119,7 @@ def summed(
     """
     batch, prompt = (rows.column(name).astype(np.int64) for name in ("batch", "input_len"))
     output = np.maximum(np.nan_to_num(rows.column("output_len"), nan=1.0), 1).astype(np.int64)
-    formats = {"weights": fmt, "activations": fmt, "kv": fmt}
+    formats: dict[str, Any] = {"weights": fmt, "activations": fmt, "kv": fmt}
     allowed: dict[str, Any] = {"calibration": calibration, "software": software}
     first = estimate(prefill(model, batch=batch, prompt=prompt, tp=tp, **formats), chip, fidelity, **allowed).time_s
     middle, weight = panels(output - 1)

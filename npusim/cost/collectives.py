@@ -290,6 +290,22 @@ def _hierarchical(function: str, size: float, net: Network) -> float:
     return between("send", size)
 
 
+def hops_s(size: Dim, stages: int, width: int, chip: Chip) -> Dim:
+    """Seconds to hand ``size`` bytes from chip to chip through all stages of a pipeline.
+
+    Stages of ``width`` chips fill node after node: as many hops as there are further nodes leave one.
+
+    Raises:
+        InputError: the chip describes no links.
+    """
+    if stages == 1:
+        return size * 0.0
+    net = network(chip, stages * width)
+    between = min(stages, net.nodes) - 1
+    inside = (stages - 1 - between) * (size / net.bytes_per_s + net.latency_s)
+    return inside + (between * (size / net.outer.bytes_per_s + net.outer.latency_s) if between else 0.0)
+
+
 def volume_bound(function: str, ranks: int) -> float:
     """Bytes some chip has to send per byte of the tensor, whatever the algorithm; see ``npusim.ops.COLLECTIVES``."""
     return float(COLLECTIVES[function](ranks))

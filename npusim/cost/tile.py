@@ -28,7 +28,7 @@ from npusim.cost.collectives import op_seconds
 from npusim.cost.roofline import Priced, Work, passing_bytes, slowest
 from npusim.errors import InputError, Problem
 from npusim.mapping import KEEPS, GemmMapping
-from npusim.ops import NO_WINDOW, Dim, Operand, conv_gemm, visible_pairs
+from npusim.ops import NO_WINDOW, Dim, Operand, conv_gemm, expert_ranks, shared_by, visible_pairs
 from npusim.ops import active_experts as reached
 from npusim.workload import Op
 
@@ -380,7 +380,8 @@ def gemm_shape(op: Op) -> tuple[Dim, Dim, Dim, Dim]:
     if op.kind == "experts":
         groups = reached(d["tokens"], d["experts"], d["top_k"])
         # Every expert is given as many rows as the busiest one.
-        return groups, d["tokens"] * d["top_k"] / groups * d["imbalance_pct"] / 100, d["n"], d["k"]
+        rows = d["tokens"] * d["top_k"] / groups * d["imbalance_pct"] / 100
+        return shared_by(groups, expert_ranks(op)), rows, d["n"], d["k"]
     return d["groups"], d["m"], d["n"], d["k"]
 
 

@@ -34,6 +34,7 @@ def _chosen(choice: Mapping[str, Any] | None, shape: str) -> list[str]:
     if len(choice["tried"]) > 1:
         second = choice["tried"][1]
         line += f"; best of {len(choice['tried'])}, next tp {second['tp']}, pp {second['pp']}"
+        line += f", ep {second['ep']}" if second["ep"] > 1 else ""
     if choice["does_not_fit"]:
         line += f"; {len(choice['does_not_fit'])} do not fit"
     return [line]
@@ -48,7 +49,8 @@ def render(data: Mapping[str, Any], over_time: Mapping[str, Any], notes: list[st
         notes: what a reader must know of the chip's figures.
     """
     place = data["placement"]
-    shape = f"tp {place['tp']}, pp {place['pp']}, {place['replicas']} replicas"
+    shared = f", ep {place['ep']}" if place["ep"] > 1 else ""
+    shape = f"tp {place['tp']}, pp {place['pp']}{shared}, {place['replicas']} replicas"
     if place["prefill_replicas"]:
         shape += f" ({place['prefill_replicas']} prefill)"
     left_out = f" ({data['skipped_requests']} too long, left out)" if data["skipped_requests"] else ""

@@ -69,7 +69,7 @@ def chip_runs(serving: Serving, step: int) -> list[trace_events.Run]:
     prefills, decodes = batch_of(serving, step)
     c = serving.case
     shape = Shape(c.model, c.chip, c.fmt, c.place.tp, c.place.pp, c.fidelity, block_tokens=c.rules.block_tokens,
-                  draft_tokens=c.rules.draft_tokens, imbalance_pct=c.imbalance_pct)  # fmt: skip
+                  draft_tokens=c.rules.draft_tokens, imbalance_pct=c.imbalance_pct, ep=c.place.ep)  # fmt: skip
     begin_s = float(serving.run.steps[step]["start"])
     runs = trace_events.simulate(workload_of(shape, prefills, decodes), c.chip)
     return [replace(run, begin_s=begin_s + run.begin_s) for run in runs]

@@ -17,10 +17,10 @@ from npusim.llm import Precision
 from npusim.llm import precision as named_precision
 from npusim.models import Model, load_model
 from npusim.serving import load
-from npusim.serving.engine import SERIES, VLLM, Pool, Rules, Run, simulate
+from npusim.serving.engine import SERIES, VLLM, Pool, Rules, Run, Window, simulate
 from npusim.serving.load import Arrivals, Source, Synthetic, Trace
 from npusim.serving.metrics import Digest, Slo, gap_quantiles, parse_slo
-from npusim.serving.placement import Choice, Placement, cache_blocks, pool_of
+from npusim.serving.placement import Choice, Placement, cache_blocks, pool_of, window_of
 from npusim.serving.steps import UNFITTED, Constants, Shape
 
 RATE_TOLERANCE = 0.01  # of the bisection for the highest rate
@@ -43,7 +43,8 @@ class Case:
         fidelity: which cost model prices the steps.
         constants: sustained fractions, when fitted.
         max_context: tokens of the longest request.
-        imbalance_pct: load of the busiest expert in percent of the mean.
+        imbalance_pct: load of the busiest expert (of the busiest chip, when chips share the experts) in percent of
+            the mean.
     """
 
     model: Model
@@ -60,22 +61,29 @@ class Case:
     @property
     def blocks(self) -> int:
         """Blocks of the cache of one engine. Raises DoesNotFit."""
-        blocks = cache_blocks(self.model, self.chip, self.fmt, self.place, self.rules)
-        if blocks * self.rules.block_tokens < self.max_context + self.rules.draft_tokens:
-            short = self.max_context - blocks * self.rules.block_tokens
+        blocks, rules = cache_blocks(self.model, self.chip, self.fmt, self.place, self.rules), self.rules
+        window = Window() if rules.unit_tokens else window_of(self.model, self.place.tp)
+        tokens = self.max_context + rules.draft_tokens
+        # Its blocks lie on one attention group; with windows they come and go at different tokens.
+        there, spare = blocks // self.place.groups, 2 * (window.tokens > 0)
+        short = window.blocks(tokens, min(tokens, rules.max_tokens), rules.block_tokens) + spare - there
+        if short > 0 and tokens > there * rules.block_tokens:
             raise DoesNotFit(
-                f"the longest request ({self.max_context} tokens) does not fit the KV cache of {self.place.tp} x "
-                f"{self.chip.name}: {blocks * self.rules.block_tokens} tokens beside {self.model.name}",
-                short * float(parallel.kv_bytes(self.model, self.fmt, 1, self.place.tp)),
+                f"the longest request ({self.max_context} tokens) does not fit the KV cache of "
+                f"{self.place.replica_chips} x {self.chip.name}: {there * rules.block_tokens} tokens beside "
+                f"{self.model.name}",
+                short * rules.block_tokens * float(parallel.kv_bytes(self.model, self.fmt, 1, self.place.tp)),
             )
         return blocks
 
     def pool(self) -> Pool:
         """The engines. Raises DoesNotFit or InputError."""
         blocks, r = self.blocks, self.rules
+        # A chip that shares the experts cannot have more than everything.
+        most_pct = 100.0 * self.place.ep if self.place.ep > 1 else self.imbalance_pct
         shape = Shape(self.model, self.chip, self.fmt, self.place.tp, self.place.pp, self.fidelity, r.max_tokens,
                       r.max_sequences, self.max_context, r.block_tokens, r.draft_tokens,
-                      self.imbalance_pct)  # fmt: skip
+                      min(self.imbalance_pct, most_pct), self.place.ep)  # fmt: skip
         return pool_of(shape, self.place, r, self.constants, blocks)
 
     def run(self, source: Source, slo: Slo | None = None, keep: bool = False, log: bool = False) -> tuple[Run, Digest]:
@@ -131,7 +139,7 @@ class Serving:
         busy_s = t["busy_s"] / place.engines
         idle_w = self.case.chip.power.idle_w or constants.static_w
         static_j = place.chips * (constants.static_w * busy_s + idle_w * (t["now"] - busy_s))
-        return float(place.tp * t["joules"] + static_j)
+        return float(place.width * t["joules"] + static_j)
 
     def over_time(self) -> dict[str, np.ndarray]:
         """Per bin: its start ``time_s``, means of running and waiting requests, share of the cache in use, share of
@@ -147,7 +155,7 @@ class Serving:
             "kv_occupancy": rows["blocks"] / t["blocks_total"],
             "busy": rows["busy"] / engines,
             "tokens_per_s": rows["tokens"],
-            "dynamic_w": self.case.place.tp * rows["joules"],
+            "dynamic_w": self.case.place.width * rows["joules"],
         }
 
     def to_dict(self) -> dict[str, Any]:
@@ -160,8 +168,8 @@ class Serving:
             "model": c.model.name,
             "precision": c.precision,
             "fidelity": c.fidelity,
-            "placement": {"chips": c.place.chips, "tp": c.place.tp, "pp": c.place.pp, "replicas": c.place.replicas,
-                          "prefill_replicas": c.place.prefill_replicas},
+            "placement": {"chips": c.place.chips, "tp": c.place.tp, "pp": c.place.pp, "ep": c.place.ep,
+                          "replicas": c.place.replicas, "prefill_replicas": c.place.prefill_replicas},
             "choice": self.choice.to_dict() if self.choice else None,
             "imbalance_pct": c.imbalance_pct,
             "requests": int(t["finished"]),
@@ -267,9 +275,7 @@ def impossible(case: Case, source: Source, slo: Slo) -> str:
         if got > limit
     ]  # fmt: skip
     reason = "; ".join(late) or f"only {digest.attainment:.1%} of the requests meet all limits"
-    return (
-        f"the SLO cannot be met at any rate: even alone on {case.place.tp * case.place.pp} x {case.chip.name}, {reason}"
-    )
+    return f"the SLO cannot be met at any rate: even alone on {case.place.replica_chips} x {case.chip.name}, {reason}"
 
 
 def highest_rate(case: Case, source: Source, slo: Slo | None, count: int | None = None) -> float:
@@ -363,6 +369,7 @@ def serve(
     chips: int | str = "auto",
     tp: int | None = None,
     pp: int | None = None,
+    ep: int | None = None,
     disaggregate: tuple[int, int] | None = None,
     precision: str = "bf16",
     fidelity: str = "tile",
@@ -391,7 +398,8 @@ def serve(
         slo: limits, as ``ttft=450ms,tpot=40ms``.
         chips: how many, split as well as they can be, or ``"auto"``: the fewest that serve the load (and hold the SLO).
         tp: chips that split each layer (None: chosen).
-        pp: stages that split the layers (None: chosen with ``tp`` for a number of chips, otherwise one).
+        pp: stages that split the layers (None: chosen with ``tp``, otherwise one).
+        ep: chips that share the routed experts, a multiple of ``tp`` (None: chosen with ``tp``, otherwise 1).
         disaggregate: replicas that prefill, replicas that decode.
         precision: number formats.
         fidelity: ``"roofline"`` or ``"tile"``.
@@ -413,28 +421,28 @@ def serve(
     hardware = chip if isinstance(chip, Chip) else load_chip(chip)
     net = model if isinstance(model, Model) else load_model(model)
     limits = parse_slo(slo) if isinstance(slo, str) else slo
-    process = load.parse_arrivals(arrivals) if isinstance(arrivals, str) else arrivals
-    source = _source(process, trace, input, output, requests, seed, users, prefix, rules)
+    source = _source(arrivals, trace, input, output, requests, seed, users, prefix, rules)
     if source.unit_tokens and rules.unit_tokens != source.unit_tokens:
         rules = replace(rules, unit_tokens=source.unit_tokens)
     skipped = 0
     if skip_long and isinstance(source, Trace):
         source, skipped = without_long(source, net)
-    check_imbalance(imbalance_pct, net, fidelity)
-    place = _place(tp, 1 if pp is None else pp, disaggregate)
-    case = Case(net, hardware, precision, named_precision(precision), place, rules, fidelity, constants,
-                check_lengths(source, net), imbalance_pct)  # fmt: skip
-    case, why = choice.placed(case, source, limits, chips, tp, pp)
+    case = Case(net, hardware, precision, named_precision(precision), _place(tp, pp, ep, disaggregate), rules,
+                fidelity, constants, check_lengths(source, net), imbalance_pct)  # fmt: skip
+    check_imbalance(imbalance_pct, net, fidelity, ep or 1)
+    case, why = choice.placed(case, source, limits, chips, choice.Asked(tp, pp, ep))
     run, digest = case.run(source, limits, keep, log)
     verdicts = tuple(_verdicts(case, source, limits, run, digest))
     rate = highest_rate(case, source, limits) if find_rate else None
     return Serving(case, source, limits, run, digest, verdicts, rate, skipped, why)
 
 
-def check_imbalance(pct: float, model: Model, fidelity: str) -> None:
-    """Raises InputError for a load of the busiest expert that cannot be, or that nothing would come of."""
+def check_imbalance(pct: float, model: Model, fidelity: str, ep: int = 1) -> None:
+    """Raises InputError for a load of the busiest expert (of the busiest chip, when ``ep`` chips share the experts)
+    that cannot be, or that nothing would come of."""
     most = max((f.experts / f.experts_per_token for f in (layer.ffn for layer, _ in model.blocks) if f.experts),
                default=1.0)  # fmt: skip
+    most = min(most, ep) if ep > 1 else most
     if not 100 <= pct <= 100 * most:
         allowed = f"100 to {100 * most:g} for {model.name}" if most > 1 else f"100: {model.name} routes to no experts"
         raise InputError(Problem(f"{pct:g}", "imbalance", allowed=allowed))
@@ -442,26 +450,28 @@ def check_imbalance(pct: float, model: Model, fidelity: str) -> None:
         raise InputError(Problem(f"an imbalance of experts has no effect at {fidelity}", "imbalance", allowed="tile"))
 
 
-def _place(tp: int | None, pp: int, disaggregate: tuple[int, int] | None) -> Placement:
+def _place(tp: int | None, pp: int | None, ep: int | None, disaggregate: tuple[int, int] | None) -> Placement:
     """What was asked of the placement, the rest as small as can be."""
     prefill, decode = disaggregate or (0, 1)
     if disaggregate and min(prefill, decode) < 1:
         raise InputError(
             Problem(f"{disaggregate} replicas prefill, decode", "disaggregate", allowed="at least one each")
         )
-    place = Placement(1 if tp is None else tp, pp, prefill + decode, prefill)
+    t, p, e = (1 if size is None else size for size in (tp, pp, ep))
+    place = Placement(t, p, prefill + decode, prefill, e)
     place.check()
     return place
 
 
 def _source(
-    process: Arrivals, trace: Trace | str | os.PathLike[str] | None, input: str | int, output: str | int,
+    arrivals: Arrivals | str, trace: Trace | str | os.PathLike[str] | None, input: str | int, output: str | int,
     requests: int | None, seed: int, users: int, prefix: tuple[int, int] | None, rules: Rules,
 ) -> Source:  # fmt: skip
     if requests is not None and not 1 <= requests <= 10**9:
         raise InputError(Problem(f"{requests}", "requests", allowed="1 to 10^9"))
     if not 0 <= seed < 2**63:
         raise InputError(Problem(f"{seed}", "seed", allowed="0 to 2^63 - 1"))
+    process = load.parse_arrivals(arrivals) if isinstance(arrivals, str) else arrivals
     if trace is not None:
         read = trace if isinstance(trace, Trace) else load.load_trace(trace, limit=requests)
         return replace(read, concurrency=process.concurrency)

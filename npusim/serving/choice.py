@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+from npusim.cost.collectives import op_seconds
 from npusim.errors import DoesNotFit, InputError, Problem
+from npusim.llm import check_experts
 from npusim.parallel import DEGREES
 from npusim.serving.answer import (
     MOST_REPLICAS,
@@ -22,111 +24,167 @@ from npusim.serving.metrics import Slo
 from npusim.serving.placement import Choice, Placement, Tried
 
 _STAGES = (1, 2, 4, 8)  # tried where they divide the layers: stages are taken as equal
-_TP_TRIED = 8  # larger degrees are only tried when nothing smaller fits
+_CHIPS_TRIED = 8  # larger replicas are only tried when nothing smaller fits
+_SPLIT = 8  # chips that split attention when more than these share the experts
+_PROMISING = 2  # placements with stages or shared experts that a search for rates takes up
 
 
-def placed(
-    case: Case, source: Source, slo: Slo | None, chips: int | str, tp: int | None, pp: int | None = 1
-) -> tuple[Case, Choice]:
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What was said about a replica; None: to be chosen, and when ``tp`` is said, stages and experts are as if 1 was.
+
+    Args:
+        tp: chips that split each layer.
+        pp: stages that split the layers.
+        ep: chips that share the routed experts.
+    """
+
+    tp: int | None = None
+    pp: int | None = None
+    ep: int | None = None
+
+    def replicas(self, case: Case) -> list[Placement]:
+        """Every shape of one replica, the fewest chips first; of as many, fewest stages and whole experts' groups last.
+
+        Raises:
+            InputError: experts that cannot be shared as asked.
+        """
+        layers = sum(count for _, count in case.model.blocks)
+        free = self.tp is None and self.pp is None and case.chip.link is not None
+        stages = (self.pp or 1,) if not free else [stage for stage in _STAGES if layers % stage == 0]
+        found = []
+        for tp, ep in self._widths(case):
+            for pp in stages:
+                if free and ep > 1 and pp > 1:
+                    continue  # one kind of split beside tensor parallelism is enough to weigh
+                found.append(replace(case.place, tp=tp, pp=pp, ep=ep, replicas=1, prefill_replicas=0))
+        return sorted(found, key=lambda place: (place.replica_chips, place.pp, place.ep > 1, -place.tp))
+
+    def _widths(self, case: Case) -> list[tuple[int, int]]:
+        """Pairs of ``tp`` and ``ep``."""
+        degrees = [self.tp] if self.tp else list(DEGREES)
+        if self.ep is None or self.ep == 1:
+            free = self.ep is None and self.tp is None and self.pp is None and case.model.moe
+            shared = [(tp, ep) for ep in DEGREES[1:] for tp in sorted({1, min(ep, _SPLIT)})
+                      if free and _can_share(case, tp, ep)]  # fmt: skip
+            return [*((tp, 1) for tp in degrees), *shared]
+        check_experts(case.model, self.tp or 1, self.ep)
+        return [(tp, self.ep) for tp in degrees if self.tp or (tp <= _SPLIT and self.ep % tp == 0)]
+
+
+def _can_share(case: Case, tp: int, ep: int) -> bool:
+    try:
+        check_experts(case.model, tp, ep)
+    except InputError:
+        return False
+    return True
+
+
+def placed(case: Case, source: Source, slo: Slo | None, chips: int | str, asked: Asked) -> tuple[Case, Choice]:
     """The case on the chosen chips, and why they were chosen.
 
-    A number of chips is split in every way that fits, ``tp`` × ``pp`` × replicas (stages only when neither ``tp`` nor
-    ``pp`` is given), and the best one by ``_ranked`` is taken. ``auto`` takes the fewest chips, over the degrees, that
-    hold the SLO and do not overflow, in one stage unless ``pp`` says otherwise; a closed loop and a disaggregated pool
-    take the smallest degree that fits.
+    A number of chips is split in every way that fits, ``tp`` × ``pp`` × replicas with the experts of mixtures split or
+    shared, and the best one by ``_ranked`` is taken. ``auto`` takes the fewest chips, over the shapes of a replica,
+    that hold the SLO and do not overflow; a closed loop and a disaggregated pool take the smallest replica that fits.
 
     Raises:
-        InputError: chips that no degree divides. DoesNotFit: no degree holds the model.
+        InputError: chips that no shape divides. DoesNotFit: no shape holds the model.
     """
     if isinstance(chips, str) and chips != "auto":
         raise InputError(Problem(f"{chips[:40]!r}", "chips", allowed="a number, or auto"))
-    degrees = [tp] if tp else list(DEGREES)
-    if case.place.prefill_replicas:
-        return fitting(case, degrees)[0], Choice("the smallest degree that fits")
-    if chips != "auto":
-        stages = (case.place.pp,) if tp or pp or case.chip.link is None else _stages(case)
-        return _best_of(case, source, slo, int(chips), tp, stages)
-    found = fitting(case, degrees)
-    if source.concurrency:
-        return found[0], Choice("the smallest degree that fits")
-    return _fewest(found if tp else few(found), source, slo)
+    if chips != "auto" and not case.place.prefill_replicas:
+        return _best_of(case, source, slo, int(chips), asked)
+    found = fitting(case, asked.replicas(case))
+    if source.concurrency or case.place.prefill_replicas:
+        return found[0], Choice("the smallest replica that fits")
+    return _fewest(found if asked.tp else few(found), source, slo)
 
 
-def _stages(case: Case) -> tuple[int, ...]:
-    layers = sum(count for _, count in case.model.blocks)
-    return tuple(stage for stage in _STAGES if layers % stage == 0)
+def fitting(case: Case, replicas: list[Placement]) -> list[Case]:
+    """The case at every shape of a replica that can be built and holds the model and its longest request.
 
+    Shapes that the chip's links do not join are left out.
 
-def fitting(case: Case, degrees: list[int]) -> list[Case]:
-    """The case at every degree that holds the model and its longest request. Raises DoesNotFit when none does."""
+    Raises:
+        DoesNotFit: none holds it; says what lacks where least does. InputError: none can be built.
+    """
     found: list[Case] = []
-    last: DoesNotFit | None = None
-    for degree in degrees if case.chip.link is not None else [d for d in degrees if d == 1] or degrees[:1]:
-        there = replace(case, place=replace(case.place, tp=degree))
+    errors: list[DoesNotFit] = []
+    refused: InputError | None = None
+    for place in replicas:
+        copies = {"replicas": case.place.replicas, "prefill_replicas": case.place.prefill_replicas}
+        there = replace(case, place=replace(place, **copies))
         try:
+            _joined(there)
             _ = there.blocks
+        except InputError as error:
+            refused = refused or error
         except DoesNotFit as error:
-            last = error
-            continue
-        found.append(there)
-    if not found:
-        assert last is not None
-        raise last
-    return found
+            errors.append(error)
+        else:
+            found.append(there)
+    if found:
+        return found
+    if errors:
+        raise min(errors, key=lambda error: error.short_bytes)
+    assert refused is not None
+    raise refused
+
+
+def _joined(case: Case) -> None:
+    """Raises InputError when the chip's links do not join the chips of a replica."""
+    place = case.place
+    for function, ranks in (("all_reduce", place.tp), ("all_to_all", place.ep), ("send", place.replica_chips)):
+        if ranks > 1:
+            op_seconds(function, 1.0, ranks, case.chip)
 
 
 def few(cases: list[Case]) -> list[Case]:
-    """Of cases at growing degrees: the smallest degree, and those up to eight."""
-    return [cases[0], *(case for case in cases[1:] if case.place.tp <= _TP_TRIED)]
+    """Of cases at growing replicas: the smallest ones, and those up to eight chips."""
+    most = max(_CHIPS_TRIED, cases[0].place.replica_chips)
+    return [case for case in cases if case.place.replica_chips <= most]
 
 
-def splits(case: Case, chips: int, tp: int | None, stages: tuple[int, ...] = ()) -> list[Case]:
-    """The case on so many chips, at every tensor-parallel degree that divides them and holds the model.
+def promising(cases: list[Case], source: Source, slo: Slo | None) -> list[Case]:
+    """The plain splits, and of the others those that would serve most per chip and can hold the SLO at all."""
+    plain = [case for case in cases if case.place.pp == 1 and case.place.ep == 1]
+    others = [case for case in cases if case not in plain and not (slo and impossible(case, source, slo))]
+    if len(others) <= _PROMISING:
+        return plain + others
+    probe = first_requests(source, PROBE_REQUESTS // 4)
+    rated = sorted(others, key=lambda case: -sustainable_rate(case, probe) / case.place.chips)
+    return plain + rated[:_PROMISING]
 
-    Args:
-        case: what is to be placed.
-        chips: all of them.
-        tp: the only degree (None: all).
-        stages: numbers of stages to try (none: the case's).
+
+def splits(case: Case, chips: int, asked: Asked) -> list[Case]:
+    """The case on exactly so many chips, at every shape of a replica that divides them and holds the model.
 
     Raises:
-        InputError: chips that no degree divides. DoesNotFit: no split holds the model.
+        InputError: chips that no shape divides. DoesNotFit: no split holds the model.
     """
-    found: list[Case] = []
-    short: DoesNotFit | None = None
-    for place in _divisions(chips, tp, stages or (case.place.pp,)):
-        try:
-            found += [replace(one, place=place) for one in fitting(replace(case, place=place), [place.tp])]
-        except DoesNotFit as error:
-            short = error
-    if not found:
-        assert short is not None
-        raise short
-    return found
+    places = _divisions(case, chips, asked)
+    copies = {place.replica_chips: place.replicas for place in places}
+    cases = fitting(case, places)
+    return [replace(one, place=replace(one.place, replicas=copies[one.place.replica_chips])) for one in cases]
 
 
-def _divisions(chips: int, tp: int | None, stages: tuple[int, ...]) -> list[Placement]:
+def _divisions(case: Case, chips: int, asked: Asked) -> list[Placement]:
     """Every placement on exactly so many chips. Raises InputError when there is none."""
     if not 1 <= chips <= 65536:
         raise InputError(Problem(f"{chips}", "chips", allowed="1 to 65536"))
-    found = [
-        Placement(degree, stage, chips // (degree * stage))
-        for stage in stages
-        for degree in ([tp] if tp else DEGREES)
-        if chips % (degree * stage) == 0
-    ]
+    shapes = asked.replicas(case)
+    found = [replace(place, replicas=chips // place.replica_chips) for place in shapes
+             if chips % place.replica_chips == 0]  # fmt: skip
     if not found:
-        allowed = f"a multiple of tp x pp = {(tp or 1) * min(stages)}"
+        allowed = f"a multiple of tp x pp = {min(place.replica_chips for place in shapes)}"
         raise InputError(Problem(f"{chips} chips", "chips", allowed=allowed))
     return found
 
 
-def _best_of(
-    case: Case, source: Source, slo: Slo | None, chips: int, tp: int | None, stages: tuple[int, ...]
-) -> tuple[Case, Choice]:
-    cases = splits(case, chips, tp, stages)
+def _best_of(case: Case, source: Source, slo: Slo | None, chips: int, asked: Asked) -> tuple[Case, Choice]:
+    cases = splits(case, chips, asked)
     places = [one.place for one in cases]
-    left_out = tuple(place for place in _divisions(chips, tp, stages) if place not in places)
+    left_out = tuple(place for place in _divisions(case, chips, asked) if place not in places)
     if len(cases) == 1:
         return cases[0], Choice("the only split that was asked for and fits", (), left_out)
     reason, tried = _ranked(cases, first_requests(source, PROBE_REQUESTS), slo)
@@ -182,11 +240,11 @@ def _by_rate(one: Tried, near: float) -> tuple[float, float, int]:
 
 
 def _fewest(cases: list[Case], source: Source, slo: Slo | None) -> tuple[Case, Choice]:
-    """The fewest chips that serve the load, over the degrees; the largest degree when none does."""
+    """The fewest chips that serve the load, over the shapes of a replica; the largest one when none does."""
     best: Case | None = None
     probe = replace(source, count=min(source.count, PROBE_REQUESTS)) if isinstance(source, Synthetic) else source
     for case in cases:
-        most = MOST_REPLICAS if best is None else (best.place.chips - 1) // (case.place.tp * case.place.pp)
+        most = MOST_REPLICAS // case.place.pp if best is None else (best.place.chips - 1) // case.place.replica_chips
         if most < 1 or (slo is not None and impossible(case, source, slo)):
             continue
         count = _replicas(case, probe, slo, most)
@@ -194,7 +252,7 @@ def _fewest(cases: list[Case], source: Source, slo: Slo | None) -> tuple[Case, C
             best = replace(case, place=replace(case.place, replicas=count))
     held = "hold the SLO" if slo else "do not overflow"
     if best is None:
-        return cases[-1], Choice(f"no number of chips was found to {held}: the largest degree tried")
+        return cases[-1], Choice(f"no number of chips was found to {held}: the largest replica tried")
     return best, Choice(f"the fewest chips that {held}")
 
 

@@ -85,6 +85,26 @@ VLLM = Rules()  # what vLLM does when nothing is said
 
 
 @dataclass(frozen=True, slots=True)
+class Window:
+    """Layers with a sliding window, which keep only what their next token sees.
+
+    Args:
+        tokens: that they see; 0: no layer has a window.
+        parts: of the cache of a token in such layers, of ``whole``.
+        whole: parts of all layers.
+    """
+
+    tokens: int = 0
+    parts: int = 0
+    whole: int = 1
+
+    def blocks(self, tokens: int, fresh: int, block_tokens: int) -> int:
+        """Blocks of ``tokens`` tokens, the last ``fresh`` of them new, in units of all layers."""
+        gone = max(tokens - fresh - self.tokens + 1, 0) // block_tokens if self.tokens else 0
+        return -(-tokens // block_tokens) - gone * self.parts // self.whole
+
+
+@dataclass(frozen=True, slots=True)
 class Pool:
     """The engines and what they hold.
 
@@ -98,6 +118,8 @@ class Pool:
         kv_token_bytes: cache of one token, for the transfer.
         transfer_bytes_per_s: rate at which a prefilling engine hands over.
         transfer_latency_s: per transfer.
+        stages: so many engines after one another are the batches of one pipeline of as many equal stages.
+        window: what sliding windows save of the cache; nothing with a prefix cache, which keeps all layers.
     """
 
     table: StepTable
@@ -109,6 +131,8 @@ class Pool:
     kv_token_bytes: float = 0.0
     transfer_bytes_per_s: float = 1.0
     transfer_latency_s: float = 0.0
+    stages: int = 1
+    window: Window = Window()
 
 
 @dataclass(frozen=True)
@@ -141,7 +165,9 @@ def _config(rules: Rules, pool: Pool, source: Source, bin_s: float) -> Any:
     c.preemption, c.routing = PREEMPTION.index(rules.preemption), ROUTING.index(rules.routing)
     c.users, c.concurrency, c.bin_s = source.users, source.concurrency, bin_s
     c.kv_token_bytes, c.transfer_bytes_per_s = pool.kv_token_bytes, pool.transfer_bytes_per_s
-    c.transfer_latency_s = pool.transfer_latency_s
+    c.transfer_latency_s, c.stages = pool.transfer_latency_s, pool.stages
+    window = Window() if rules.unit_tokens else pool.window
+    c.window, c.window_parts, c.cache_parts = window.tokens, window.parts, window.whole
     return c
 
 

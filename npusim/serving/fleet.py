@@ -1,7 +1,7 @@
 """What a test bed of so many PFLOPS serves: chips, users, tokens per second, watts and racks.
 
 The chips are split into replicas of the model that share nothing, so one replica is simulated and counted as often as
-it is there; even routing is assumed. The tensor-parallel degree is the one that serves most. Users come from Little's
+it is there; even routing is assumed. The shape of a replica is the one that serves most. Users come from Little's
 law: a user who reads and thinks for ``think_s`` after each answer asks again.
 """
 
@@ -15,7 +15,6 @@ from npusim.chip import Chip, load_chip
 from npusim.errors import DoesNotFit, InputError, Problem
 from npusim.llm import precision as named_precision
 from npusim.models import Model, load_model
-from npusim.parallel import DEGREES
 from npusim.serving import choice
 from npusim.serving.answer import PROBE_REQUESTS, Case, Serving, at_rate, check_lengths, highest_rate, impossible
 from npusim.serving.engine import VLLM, Rules
@@ -122,7 +121,7 @@ class Fleet:
         return {
             "fleet_flops_per_s": self.flops_per_s, "fleet_precision": self.fmt,
             "chip_peak_flops_per_s": self.peak_flops_per_s, "chips": self.chips, "replicas": self.replicas,
-            "chips_per_replica": place.chips, "tp": place.tp, "pp": place.pp,
+            "chips_per_replica": place.chips, "tp": place.tp, "pp": place.pp, "ep": place.ep,
             "spare_chips": self.chips - self.replicas * place.chips,
             "requests_per_s": rate, "tokens_per_s": self.tokens_per_s,
             "requests_in_flight": self.in_flight, "think_s": self.think_s, "users": self.users, "chips_w": chips_w,
@@ -136,7 +135,8 @@ class Fleet:
 def fleet(
     chip: Chip | str, model: Model | str, pflops: float, *, fmt: str = "fp8", input: str | int = 1024,
     output: str | int = 256, arrivals: Arrivals | str = "poisson:1", requests: int | None = None, seed: int = 0,
-    slo: Slo | str | None = None, tp: int | None = None, pp: int = 1, precision: str = "fp8", fidelity: str = "tile",
+    slo: Slo | str | None = None, tp: int | None = None, pp: int | None = None, ep: int | None = None,
+    precision: str = "fp8", fidelity: str = "tile",
     rules: Rules = VLLM, think_s: float = THINK_S, rooms: Rooms | None = None,
 ) -> Fleet:  # fmt: skip
     """What a test bed of a chip serves.
@@ -152,8 +152,9 @@ def fleet(
         requests: of the run at the highest rate (None: 4000).
         seed: of what is drawn.
         slo: limits that must hold (None: what can be sustained).
-        tp: chips that split each layer (None: the degree that serves most).
-        pp: stages that split the layers.
+        tp: chips that split each layer (None: the shape of a replica that serves most).
+        pp: stages that split the layers (None: chosen with ``tp``, otherwise one).
+        ep: chips that share the routed experts (None: chosen with ``tp``, otherwise 1).
         precision: number formats of the served model.
         fidelity: which cost model prices the steps.
         rules: how the engines serve.
@@ -180,23 +181,24 @@ def fleet(
     source = Synthetic(
         process, parse_lengths(input, "input"), parse_lengths(output, "output"), requests or PROBE_REQUESTS, seed
     )
-    place = Placement(tp or 1, pp)
+    place = Placement(tp or 1, pp or 1, ep=ep or 1)
     place.check()
     case = Case(net, hardware, precision, named_precision(precision), place, rules, fidelity, UNFITTED,
                 check_lengths(source, net))  # fmt: skip
-    best, rate = _best(case, source, limits, chips, tp)
+    best, rate = _best(case, source, limits, chips, choice.Asked(tp, pp, ep))
     run, digest = best.run(at_rate(source, rate or 1e-3), limits)
     serving = Serving(best, source, limits, run, digest)
     verdicts = () if rate else (impossible(best, source, limits) or "no rate holds the SLO",) if limits else ()
     return Fleet(pflops * 1e15, fmt, peak, chips, serving, rate, think_s, rooms, verdicts)
 
 
-def _best(case: Case, source: Synthetic, slo: Slo | None, chips: int, tp: int | None) -> tuple[Case, float]:
-    """The degree at which the fleet serves most, and the rate of one replica."""
-    cases = choice.fitting(case, [tp] if tp else list(DEGREES))
+def _best(case: Case, source: Synthetic, slo: Slo | None, chips: int, asked: choice.Asked) -> tuple[Case, float]:
+    """The shape of a replica with which the fleet serves most, and the rate of one replica."""
+    cases = choice.fitting(case, asked.replicas(case))
     there = [one for one in cases if one.place.chips <= chips]
     if not there:
         raise DoesNotFit(f"{chips} chips are fewer than the {cases[0].place.chips} of one replica of {case.model.name}",
                          0.0)  # fmt: skip
-    rated = [(one, highest_rate(one, source, slo)) for one in (there if tp else choice.few(there))]
+    weighed = there if asked.tp else choice.promising(choice.few(there), source, slo)
+    rated = [(one, highest_rate(one, source, slo)) for one in weighed]
     return max(rated, key=lambda pair: pair[1] * (chips // pair[0].place.chips))

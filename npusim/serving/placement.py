@@ -1,12 +1,15 @@
 """Models on chips: what an engine is made of, how much cache it has, and how many engines there are.
 
-An engine is ``tp`` chips that split every layer. With ``pp`` stages, ``pp`` batches are under way at a time, each with
-its own share of the cache: that is ``pp`` engines whose steps last as long as all stages together.
+An engine is the chips that work on one batch: ``tp`` that split every layer, or ``ep`` that share the routed experts,
+in groups of ``tp`` that split attention (see ``npusim.llm``); sequences and their cache are then spread evenly over the
+groups. With ``pp`` stages, ``pp`` batches are under way at a time, each with its own share of the cache: that is ``pp``
+engines, whose steps pass the stages one after the other and wait for each other there.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import gcd
 from typing import Any
 
 from npusim import parallel, units
@@ -14,7 +17,7 @@ from npusim.chip import Chip
 from npusim.errors import DoesNotFit, InputError, Problem
 from npusim.llm import Precision
 from npusim.models import Model
-from npusim.serving.engine import Pool, Rules
+from npusim.serving.engine import Pool, Rules, Window
 from npusim.serving.steps import Constants, Shape, step_times
 
 
@@ -27,17 +30,34 @@ class Placement:
         pp: stages that split the layers.
         replicas: copies of the whole model.
         prefill_replicas: that many of them only prefill and hand over to the rest; 0: all do both.
+        ep: chips that share the routed experts, a multiple of ``tp``; 1: they are split by ``tp`` too.
     """
 
     tp: int = 1
     pp: int = 1
     replicas: int = 1
     prefill_replicas: int = 0
+    ep: int = 1
+
+    @property
+    def width(self) -> int:
+        """Chips of one stage."""
+        return max(self.tp, self.ep)
+
+    @property
+    def groups(self) -> int:
+        """Attention groups of one stage, each with its own sequences."""
+        return self.width // self.tp
+
+    @property
+    def replica_chips(self) -> int:
+        """Chips of one copy of the model."""
+        return self.width * self.pp
 
     @property
     def chips(self) -> int:
         """Chips in all."""
-        return self.tp * self.pp * self.replicas
+        return self.replica_chips * self.replicas
 
     @property
     def engines(self) -> int:
@@ -46,7 +66,7 @@ class Placement:
 
     def check(self) -> None:
         """Raises InputError for sizes that make no sense."""
-        for name in ("tp", "pp", "replicas"):
+        for name in ("tp", "pp", "replicas", "ep"):
             if not 1 <= getattr(self, name) <= 4096:
                 raise InputError(Problem(f"{getattr(self, name)}", name, allowed="1 to 4096"))
         if self.prefill_replicas and not 0 < self.prefill_replicas < self.replicas:
@@ -89,36 +109,45 @@ class Choice:
         """Plain types, units in the keys."""
 
         def sizes(place: Placement) -> dict[str, int]:
-            return {"tp": place.tp, "pp": place.pp, "replicas": place.replicas}
+            return {"tp": place.tp, "pp": place.pp, "ep": place.ep, "replicas": place.replicas}
 
         tried = [{**sizes(t.place), "requests_per_s": t.requests_per_s, "tokens_per_s": t.tokens_per_s,
                   "tpot_s": t.tpot_s} for t in self.tried]  # fmt: skip
         return {"reason": self.reason, "tried": tried, "does_not_fit": [sizes(place) for place in self.left_out]}
 
 
+def window_of(model: Model, tp: int) -> Window:
+    """What the model's sliding windows save of the cache; with several lengths, all count as the longest."""
+    parts = [(layer.attention.window, count * parallel.kv_width(layer, tp)) for layer, count in model.blocks]
+    windows = [window for window, _ in parts if window]
+    if not windows:
+        return Window()
+    inside, whole = sum(size for window, size in parts if window), sum(size for _, size in parts)
+    return Window(max(windows), inside // gcd(inside, whole), whole // gcd(inside, whole))
+
+
 def cache_blocks(model: Model, chip: Chip, fmt: Precision, place: Placement, rules: Rules) -> int:
     """Blocks of the KV cache of one engine: what weights and a step's activations leave of the usable memory.
 
-    Every layer keeps all tokens: sliding windows save time here, not blocks.
+    A block holds its tokens in every layer of all stages; each of ``pp`` batches has its share of every stage's memory.
 
     Raises:
         DoesNotFit: not even the weights fit, or no block.
     """
     fixed = parallel.footprint(
-        model, fmt, sequences=0, tokens=1, tp=place.tp * place.pp, chunk_tokens=rules.max_tokens
+        model, fmt, sequences=0, tokens=1, tp=place.tp, ep=place.ep, pp=place.pp, chunk_tokens=rules.max_tokens
     ).total_bytes
     room = parallel.usable_bytes(chip) - float(fixed)
     block = rules.block_tokens * float(parallel.kv_bytes(model, fmt, 1, place.tp))
     blocks = int(room // block) if room > 0 else 0
     if blocks < 1:
-        where = f"{place.tp * place.pp} x {chip.name}"
         raise DoesNotFit(
-            f"{model.name} ({fmt.weights} weights) does not fit {where}: short by "
+            f"{model.name} ({fmt.weights} weights) does not fit {place.replica_chips} x {chip.name}: short by "
             f"{units.show(max(block - room, 1.0), 'B')} per chip; usable "
             f"{units.show(parallel.usable_bytes(chip), 'B')}",
             block - room,
         )
-    return blocks
+    return blocks * place.groups
 
 
 def pool_of(shape: Shape, place: Placement, rules: Rules, constants: Constants, blocks: int) -> Pool:
@@ -129,10 +158,11 @@ def pool_of(shape: Shape, place: Placement, rules: Rules, constants: Constants, 
         host = chip.host.bandwidth_bytes_per_s if chip.host is not None else None
         if not host:
             raise InputError(Problem(f"chip '{chip.name}' describes no bandwidth to its host", "preemption"))
-        swap_s = rules.block_tokens * token_bytes / host
+        swap_s = rules.block_tokens * token_bytes / (host * place.groups)
     table = step_times(shape).table(constants, swap_s)
+    window = window_of(shape.model, shape.tp)
     if not place.prefill_replicas:
-        return Pool(table, blocks, place.engines)
+        return Pool(table, blocks, place.engines, stages=place.pp, window=window)
     if chip.link is None:
         raise InputError(Problem(f"chip '{chip.name}' describes no link to hand the cache over", "disaggregate"))
     return Pool(
@@ -143,6 +173,8 @@ def pool_of(shape: Shape, place: Placement, rules: Rules, constants: Constants, 
         table,
         blocks,
         token_bytes,
-        chip.link.bandwidth_bytes_per_s,
+        chip.link.bandwidth_bytes_per_s * place.groups,
         chip.link.latency_s or 0.0,
+        place.pp,
+        window,
     )

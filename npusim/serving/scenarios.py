@@ -154,7 +154,8 @@ class ScenarioResult:
 
 def scenario(
     chip: Chip | str, model: Model | str, name: str, *, benchmark: str | None = None, chips: int | str = "auto",
-    tp: int | None = None, pp: int = 1, precision: str = "fp8", fidelity: str = "tile", rules: Rules = VLLM,
+    tp: int | None = None, pp: int | None = None, ep: int | None = None, precision: str = "fp8",
+    fidelity: str = "tile", rules: Rules = VLLM,
     constants: Constants = UNFITTED, samples: int | None = None, seed: int = 0, keep: bool = False, log: bool = False,
 ) -> ScenarioResult:  # fmt: skip
     """What loadgen would report of a model on chips.
@@ -165,8 +166,9 @@ def scenario(
         name: an entry of ``SCENARIOS``.
         benchmark: whose samples and limits (None: the model's).
         chips: how many; ``"auto"``: the fewest that hold the model.
-        tp: chips that split each layer (None: the degree with the best figure).
-        pp: stages that split the layers.
+        tp: chips that split each layer (None: the shape of a replica with the best figure).
+        pp: stages that split the layers (None: chosen with ``tp``, otherwise one).
+        ep: chips that share the routed experts (None: chosen with ``tp``, otherwise 1).
         precision: number formats.
         fidelity: which cost model prices the steps.
         rules: how the engines serve; ``max_sequences`` of the default becomes ``SEQUENCES``.
@@ -192,12 +194,13 @@ def scenario(
     lengths = parse_lengths(spec.input, "input"), parse_lengths(spec.output, "output")
     count = samples or (min(STREAM_SAMPLES, spec.samples) if name == "singlestream" else spec.samples)
     source = Synthetic(Arrivals("closed", concurrency=1 if name == "singlestream" else count), *lengths, count, seed)
-    place = Placement(tp or 1, pp)
+    place = Placement(tp or 1, pp or 1, ep=ep or 1)
+    place.check()
     case = Case(net, hardware, precision, named_precision(precision), place, served, fidelity, constants,
                 check_lengths(source, net))  # fmt: skip
     if count < 1:
         raise InputError(Problem(f"{count}", "requests", allowed="1 or more"))
-    case = _placed(case, source, limits, chips, tp)
+    case = _placed(case, source, limits, chips, choice.Asked(tp, pp, ep))
     run = _rated(case, source, limits, keep, log) if limits else _timed(case, source, keep, log)
     notes = (*file.assumptions, f"{title} samples: {spec.lengths_note} ({spec.lengths_status}).")
     return _result(name, title, run, limits, notes)
@@ -244,14 +247,15 @@ def _highest(case: Case, source: Synthetic, limits: Limits, count: int) -> float
     return bisected(lambda rate: within(case.run(at_rate(source, rate, count))[1], limits), top)
 
 
-def _placed(case: Case, source: Synthetic, limits: Limits | None, chips: int | str, tp: int | None) -> Case:
+def _placed(case: Case, source: Synthetic, limits: Limits | None, chips: int | str, asked: choice.Asked) -> Case:
     """The fewest chips that hold the model, or the split of the given chips with the best figure."""
     if chips == "auto":
-        return choice.placed(case, source, None, "auto", tp)[0]
-    cases = list(choice.splits(case, int(chips), tp))
+        return choice.placed(case, source, None, "auto", asked)[0]
+    cases = choice.splits(case, int(chips), asked)
     if len(cases) == 1:
         return cases[0]
-    return max(cases, key=lambda one: _worth(one, source, limits))
+    weighed = choice.promising(cases, source, Slo(limits.ttft_s, limits.tpot_s) if limits else None)
+    return max(weighed, key=lambda one: _worth(one, source, limits))
 
 
 def _worth(case: Case, source: Synthetic, limits: Limits | None) -> float:

@@ -27,6 +27,7 @@ import numpy as np
 from npusim import _sim, dtypes
 from npusim.chip import Chip
 from npusim.cost import estimate
+from npusim.cost.collectives import hops_s
 from npusim.cost.result import OpCost
 from npusim.errors import InputError, Problem
 from npusim.llm import Precision, ceil_div, decode, prefill
@@ -78,6 +79,8 @@ class Shape:
         block_tokens: tokens per block of the paged cache.
         draft_tokens: speculative tokens that a decode verifies.
         imbalance_pct: load of the busiest expert in percent of the mean; every expert takes as long as it does.
+        ep: chips that share the routed experts, with ``ep / tp`` attention groups over which a batch is spread evenly;
+            the imbalance is then the busiest chip's.
     """
 
     model: Model
@@ -92,6 +95,7 @@ class Shape:
     block_tokens: int = 16
     draft_tokens: int = 0
     imbalance_pct: float = 100.0
+    ep: int = 1
 
     def formats(self) -> dict[str, str]:
         """Keyword arguments of ``prefill`` and ``decode``."""
@@ -195,7 +199,7 @@ class StepTimes:
     def _attention(self, absorb: bool) -> Attention:
         s = self.shape
         first, second = (attention_ops(s.model, absorb, 1, 1, past, **_kinds(s)) for past in (0, 1))
-        return Attention(first, second, s.chip, s.fidelity)
+        return Attention(first, second, s.chip, s.fidelity, max(s.ep // s.tp, 1))
 
     def _decode_shares(self, c: Constants) -> Floats:
         """Sequences × intervals × both ends × 2: past tokens such that past + new − 1 are the interval's."""
@@ -210,13 +214,8 @@ class StepTimes:
     def _hop_s(self, tokens: Floats) -> Floats:
         """Seconds to hand the residual stream from stage to stage."""
         s = self.shape
-        if s.pp == 1:
-            return np.zeros(len(tokens))
-        link = s.chip.link
-        if link is None:
-            raise InputError(Problem(f"chip '{s.chip.name}' describes no link, so it cannot be a stage", "pp"))
-        size = tokens * s.model.hidden * dtypes.bits(s.fmt.stream) / 8
-        return np.asarray((s.pp - 1) * (size / link.bandwidth_bytes_per_s + (link.latency_s or 0.0)))
+        size = tokens * s.model.hidden * dtypes.bits(s.fmt.stream) / 8 / max(s.ep // s.tp, 1)
+        return np.asarray(hops_s(size, s.pp, max(s.tp, s.ep), s.chip))
 
     def table(self, constants: Constants = UNFITTED, swap_block_s: float = 0.0) -> StepTable:
         """The table under the constants.
@@ -373,7 +372,7 @@ def workload_of(shape: Shape, prefills: Sequence[tuple[int, int]], decodes: Sequ
 
 
 def _step(s: Shape, tokens: Any) -> Workload:
-    return decode(s.model, batch=tokens, context=0, tp=s.tp, **s.formats())
+    return decode(s.model, batch=tokens, context=0, tp=s.tp, ep=s.ep, **s.formats())
 
 
 _HEAD = ("final_norm", "lm_head")
@@ -388,12 +387,20 @@ def _common_ops(s: Shape, tokens: Any) -> list[Op]:
     """All but attention, logits and what only one kind of sequence does."""
     ops = [op for op in _step(s, tokens).ops if op.kind != "attention" and not _is(op, (*_HEAD, *_DECODE_ONLY))]
     skew = {"imbalance_pct": s.imbalance_pct}
-    return [replace(op, dims={**op.dims, **skew}) if op.kind == "experts" else op for op in ops]
+    skewed = [replace(op, dims={**op.dims, **skew}) if op.kind == "experts" else op for op in ops]
+    if s.imbalance_pct == 100:
+        return skewed
+    # The busiest chip receives and sends that much more, and the others wait for it.
+    return [
+        replace(op, dims={**op.dims, "elements": op.dims["elements"] * s.imbalance_pct / 100})
+        if op.function == "all_to_all" else op for op in skewed
+    ]  # fmt: skip
 
 
 def _head_ops(s: Shape, rows: Any) -> list[Op]:
     """Logits of the rows that make a token, and sampling: a softmax over the vocabulary."""
     ops = [op for op in _step(s, rows).ops if _is(op, _HEAD)]
+    rows = ceil_div(rows, max(s.ep // s.tp, 1))  # of one attention group
     return [*ops, softmax(rows, ceil_div(s.model.vocab, s.tp), s.fmt.stream, s.fmt.stream, name="sample").inner()]
 
 
@@ -404,13 +411,13 @@ def _absorbed_ops(s: Shape, tokens: Any) -> list[Op]:
 
 def _expanded_ops(s: Shape, tokens: Any) -> list[Op]:
     """Multi-head latent attention: keys and values of all tokens of a prompt, expanded from their latents."""
-    step = prefill(s.model, batch=1, prompt=tokens, tp=s.tp, **s.formats())
+    step = prefill(s.model, batch=1, prompt=ceil_div(tokens, max(s.ep // s.tp, 1)), tp=s.tp, ep=s.ep, **s.formats())
     return [op for op in step.ops if _is(op, ("attn.kv_b",))]
 
 
 def _kinds(s: Shape) -> dict[str, Any]:
     """How attention is asked for."""
-    return {**s.formats(), "tp": s.tp, "page": s.block_tokens}
+    return {**s.formats(), "tp": s.tp, "ep": s.ep, "page": s.block_tokens}
 
 
 def _estimated(s: Shape, ops: list[Op]) -> tuple[OpCost, ...]:

@@ -7,6 +7,7 @@ are sorted at every step, the prefix cache is a dictionary. Step times come from
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from fractions import Fraction
 from math import ceil
 from typing import Any
 
@@ -26,6 +27,7 @@ class Request:
     generated: int = 0
     chunk: int = 0
     reserved: int = 0  # tokens it has blocks for
+    fresh: int = 0  # of these, tokens that are computed now
     held: list[int] = field(default_factory=list)  # prefix ids it uses
     filed: int = 0
     swapped: int = 0
@@ -89,11 +91,17 @@ class Engine:
 
     # -- blocks --
 
-    def need(self, tokens: int) -> int:
-        return ceil(tokens / self.system.rules.block_tokens)
+    def need(self, tokens: int, fresh: int) -> int:
+        """Blocks of these tokens, less those that only layers with a window kept and none of the fresh ones sees."""
+        size, window = self.system.rules.block_tokens, self.system.window
+        unseen = 0
+        if window:
+            seen_from = tokens - fresh - (window - 1)  # the first of the fresh tokens sees itself and those before
+            unseen = sum((k + 1) * size <= seen_from for k in range(ceil(tokens / size)))
+        return ceil(tokens / size) - int(unseen * self.system.window_share)
 
     def own_blocks(self, r: Request) -> int:
-        return max(self.need(r.reserved) - len(r.held) * self.system.unit_blocks, 0)
+        return max(self.need(r.reserved, r.fresh) - len(r.held) * self.system.unit_blocks, 0)
 
     def free(self) -> int:
         """Blocks nobody uses, those of idle prefixes included."""
@@ -106,18 +114,19 @@ class Engine:
         while self.blocks - used < len(self.files) * self.system.unit_blocks:
             del self.files[next(key for key, users in self.files.items() if users == 0)]
 
-    def grow(self, r: Request, tokens: int) -> bool:
-        if tokens <= r.reserved:
+    def grow(self, r: Request, tokens: int, fresh: int) -> bool:
+        more = self.need(tokens, fresh) - len(r.held) * self.system.unit_blocks - self.own_blocks(r)
+        kept = not self.system.window or (self.system.rules.reserve_prompt and not r.decodes)
+        if more <= 0 and kept:
             return True
-        more = self.need(tokens) - len(r.held) * self.system.unit_blocks - self.own_blocks(r)
         if more > self.free():
             return False
-        r.reserved = max(tokens, r.reserved)
+        r.reserved, r.fresh = tokens, fresh
         self.make_room()
         return True
 
     def release(self, r: Request) -> None:
-        r.reserved, r.filed = 0, 0
+        r.reserved, r.fresh, r.filed = 0, 0, 0
         for key in reversed(r.held):
             self.files[key] -= 1
             if not self.files[key]:
@@ -150,7 +159,7 @@ class Engine:
         self.running.remove(r)
         if self.system.rules.preemption == "swap":
             r.swapped = r.computed
-            self.swapped_blocks += self.need(r.computed)
+            self.swapped_blocks += self.need(r.computed, 0)
         else:
             r.computed = 0
         r.chunk = 0
@@ -168,7 +177,7 @@ class Engine:
             if r not in self.running or budget <= 0 or not (decodes if r.decodes else prompts):
                 continue
             n = min(self.wanted(r), budget)
-            while r in self.running and not self.grow(r, r.computed + n):
+            while r in self.running and not self.grow(r, r.computed + n, n):
                 worst = self.running[-1]
                 if self.system.rules.policy == "priority":
                     worst = max(self.running, key=self.key)
@@ -193,7 +202,9 @@ class Engine:
         if not rules.chunked and n < r.target - start and budget < rules.max_tokens:
             return 0
         idle = sum(self.files[key] == 0 for key in r.ids[:hits])
-        blocks = self.need(r.target if rules.reserve_prompt else start + n) - hits * self.system.unit_blocks
+        last = r.target if rules.reserve_prompt else start + n
+        fresh = min(last - start, rules.max_tokens)
+        blocks = self.need(last, fresh) - hits * self.system.unit_blocks
         if blocks > self.free() - idle * self.system.unit_blocks:
             return 0
         self.waiting.remove(r)
@@ -202,9 +213,9 @@ class Engine:
             self.files[key] += 1
             r.held.append(key)
         r.filed, r.computed, r.chunk = hits, start, n
-        self.swapped_blocks += self.need(start) if r.swapped else 0
+        self.swapped_blocks += self.need(start, 0) if r.swapped else 0
         r.swapped = 0
-        assert self.grow(r, r.target if rules.reserve_prompt else start + n)
+        assert self.grow(r, last, fresh)
         if r.admitted < 0:
             r.admitted, r.cached = self.system.env.now, hits * unit
             self.served[r.user] = self.served.get(r.user, 0.0) + r.input
@@ -245,15 +256,21 @@ class Engine:
             assert self.sending  # they hold the blocks until they have left
             return
         seconds = self.system.formula.seconds(batch, self.swapped_blocks)
-        self.system.steps.append((self.number, self.step, self.system.env.now, seconds,
-                                  sorted((r.id, r.chunk, r.computed) for r in batch)))  # fmt: skip
+        shares = sorted((r.id, r.chunk, r.computed) for r in batch)
+        self.system.env.process(self.run(seconds, self.step, shares))
         self.swapped_blocks = 0
         self.step += 1
         self.busy = True
-        self.system.env.process(self.run(seconds))
 
-    def run(self, seconds: float) -> Any:
-        yield self.system.env.timeout(seconds)
+    def run(self, seconds: float, step: int, shares: list[Any]) -> Any:
+        """The batch passes the stages of its pipeline; each serves one batch at a time, first come, first served."""
+        begin, env = self.system.env.now, self.system.env
+        stages = self.system.pipelines[self.number // len(self.system.pipelines[0])]
+        for stage in stages:
+            with stage.request() as turn:
+                yield turn
+                yield env.timeout(seconds / len(stages))
+        self.system.steps.append((self.number, step, begin, env.now - begin, shares))
         self.busy = False
         for r in [r for r in self.running if r.chunk]:
             self.progress(r)
@@ -300,7 +317,9 @@ class Engine:
     def send(self, r: Request) -> Any:
         system = self.system
         begin = max(system.env.now, self.link_free)
-        self.link_free = begin + r.computed * system.transfer_token_s + system.transfer_s
+        unseen = max(r.computed - (system.window - 1), 0) if system.window else 0
+        tokens = r.computed - float(unseen * system.window_share)
+        self.link_free = begin + tokens * system.transfer_token_s + system.transfer_s
         yield system.env.timeout(self.link_free - system.env.now)
         self.sending.remove(r)
         self.release(r)
@@ -314,13 +333,16 @@ class System:
 
     def __init__(self, requests: list[Request], rules: Any, formula: Formula, *, blocks: int, engines: int = 1,
                  prefill_engines: int = 0, concurrency: int = 0, transfer_token_s: float = 0.0,
-                 transfer_s: float = 0.0) -> None:  # fmt: skip
+                 transfer_s: float = 0.0, stages: int = 1, window: int = 0,
+                 window_share: Fraction = Fraction(0)) -> None:  # fmt: skip
         self.env = simpy.Environment()
         self.rules, self.formula = rules, formula
         self.unit = rules.unit_tokens
         self.unit_blocks = rules.unit_tokens // rules.block_tokens
         self.prefill_engines, self.concurrency = prefill_engines, concurrency
         self.transfer_token_s, self.transfer_s = transfer_token_s, transfer_s
+        self.window, self.window_share = (0, window_share) if self.unit else (window, window_share)
+        self.pipelines = [[simpy.Resource(self.env) for _ in range(stages)] for _ in range(engines // stages)]
         roles = ["prefill" if k < prefill_engines else "any" for k in range(engines)]
         self.engines = [Engine(self, k, blocks, role) for k, role in enumerate(roles)]
         self.coming = list(requests)

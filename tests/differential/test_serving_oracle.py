@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+from typing import Any
+
 import numpy as np
 import pytest
 
-from npusim.serving.engine import BATCHING, POLICIES, PREEMPTION, ROUTING, Pool, Rules, simulate
+from npusim.serving.engine import BATCHING, POLICIES, PREEMPTION, ROUTING, Pool, Rules, Window, simulate
 from npusim.serving.load import Trace, chunk_of
 from tests.conftest import SOAK
 from tests.differential.serving_oracle import Formula, Request, System
@@ -14,7 +17,7 @@ from tests.serving_tables import linear_table
 CASES = 500 if SOAK else 60
 
 
-def draw(seed: int) -> tuple[Rules, Formula, dict[str, object], list[Request]]:
+def draw(seed: int) -> tuple[Rules, Formula, dict[str, Any], list[Request]]:
     """A random workload that visits every feature: short of blocks, shared prefixes, several engines, transfers."""
     random = np.random.default_rng(seed)
     block = int(random.choice([1, 4, 16]))
@@ -29,6 +32,10 @@ def draw(seed: int) -> tuple[Rules, Formula, dict[str, object], list[Request]]:
     )  # fmt: skip
     engines = int(random.choice([1, 1, 2, 4]))
     prefill = int(random.integers(1, engines)) if engines > 1 and random.random() < 0.5 else 0
+    stages = int(random.choice([1, 2, 3]))
+    engines, prefill = engines * stages, prefill * stages
+    window = int(random.choice([0, 1, 9, 40]))
+    share = Fraction(int(random.integers(0, 7)), 6)
     n = int(random.integers(1, 60))
     times = np.cumsum(random.exponential(float(random.choice([0.003, 0.03, 0.3])), n))
     inputs, outputs = random.integers(1, 120, n), random.integers(1, 40, n)
@@ -43,7 +50,8 @@ def draw(seed: int) -> tuple[Rules, Formula, dict[str, object], list[Request]]:
     least = -(-(int((inputs + outputs).max()) + draft) // block) + 1
     blocks = int(least * random.choice([1, 1.5, 3, 20]))
     loop = int(random.integers(1, 20)) if random.random() < 0.3 else 0
-    pool = {"blocks": blocks, "engines": engines, "prefill_engines": prefill, "concurrency": loop}
+    pool = {"blocks": blocks, "engines": engines, "prefill_engines": prefill, "concurrency": loop, "stages": stages,
+            "window": window, "window_share": share}  # fmt: skip
     return rules, Formula(), pool, requests
 
 
@@ -63,7 +71,9 @@ def test_same_steps_as_the_readable_engine(seed: int):
     )  # fmt: skip
     parts: list[np.ndarray] = []
     engines = Pool(table, int(pool["blocks"]), int(pool["engines"]), int(pool["prefill_engines"]), table,
-                   int(pool["blocks"]), 1.0, 1 / token_s, transfer_s)  # fmt: skip
+                   int(pool["blocks"]), 1.0, 1 / token_s, transfer_s, int(pool["stages"]),
+                   Window(int(pool["window"]), pool["window_share"].numerator, pool["window_share"].denominator),
+                   )  # fmt: skip
     run = simulate(trace, engines, rules, parts.append, log=True)
     rows = np.concatenate(parts)
     rows = rows[np.argsort(rows["id"])]
@@ -97,3 +107,5 @@ def test_random_workloads_visit_every_feature():
         assert {getattr(rules, name) for rules, *_ in drawn} == set(values)
     assert any(pool["prefill_engines"] for _, _, pool, _ in drawn) and any(p["concurrency"] for _, _, p, _ in drawn)
     assert any(rules.unit_tokens for rules, *_ in drawn) and any(rules.draft_tokens for rules, *_ in drawn)
+    plain = [pool for rules, _, pool, _ in drawn if not rules.unit_tokens]
+    assert any(p["window"] and p["window_share"] for p in plain) and {p["stages"] for p in plain} == {1, 2, 3}

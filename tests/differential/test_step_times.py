@@ -29,6 +29,7 @@ SHAPES = [
     ("rngd", "llama-3.1-8b", "int8", 1, "tile"),
     ("h200", "deepseek-v2-lite", "bf16", 1, "tile"),
     ("b200", "deepseek-v3", "fp8", 8, "tile"),
+    ("h100", "qwen3-30b-a3b", "fp8", 2, "tile", 8),  # expert-parallel over four attention groups
     ("tpu-v5e", "gemma-2-9b", "bf16", 2, "tile"),
     ("h100", "gpt-oss-20b", "bf16", 1, "roofline"),
     ("h200", "deepseek-v2-lite", "bf16", 1, "roofline"),
@@ -38,12 +39,11 @@ Step = tuple[list[tuple[int, int]], list[int]]
 
 @pytest.fixture(scope="module", params=SHAPES, ids=lambda case: "-".join(map(str, case)))
 def times(request: pytest.FixtureRequest) -> StepTimes:
-    chip, name, fmt, tp, fidelity = request.param
+    chip, name, fmt, tp, fidelity, *ep = request.param
     model = load_model(name)
     limit = model.max_positions or 131072
-    return StepTimes(
-        Shape(model, load_chip(chip), precision(fmt), tp, 1, fidelity, CHUNK + SEQUENCES, SEQUENCES, limit)
-    )
+    size = {"max_tokens": CHUNK + SEQUENCES, "max_sequences": SEQUENCES, "max_context": limit, "ep": ep[0] if ep else 1}
+    return StepTimes(Shape(model, load_chip(chip), precision(fmt), tp, 1, fidelity, **size))
 
 
 def about(random: np.random.Generator, low: int, high: int) -> int:

@@ -10,9 +10,10 @@ import pytest
 
 import npusim as ns
 from npusim.errors import InputError
-from npusim.serving.engine import BATCHING, POLICIES, PREEMPTION, Pool, Rules, Run, simulate
+from npusim.serving.engine import BATCHING, POLICIES, PREEMPTION, Pool, Rules, Run, Window, simulate
 from npusim.serving.load import Synthetic, Trace, chunk_of, parse_arrivals, parse_lengths
 from npusim.serving.metrics import Digest, Slo
+from npusim.serving.steps import StepTable
 from tests.conftest import SOAK
 from tests.differential.serving_oracle import Formula
 from tests.serving_tables import linear_table
@@ -46,6 +47,10 @@ CASES = [
     (source(), replace(SMALL, draft_tokens=3, accepted_tokens=2.4), {}),
     (source("poisson:8"), SMALL, {"engines": 3, "prefill_engines": 1}),
     (source("closed:50"), replace(SMALL, policy="priority", reserve_prompt=True), {}),
+    (source(), SMALL, {"engines": 4, "stages": 2}),
+    (source("closed:40"), SMALL, {"window": Window(24, 3, 4)}),
+    (source("closed:40"), replace(SMALL, preemption="swap", reserve_prompt=True), {"window": Window(100, 1, 1)}),
+    (source("poisson:8"), SMALL, {"engines": 6, "prefill_engines": 2, "stages": 2, "window": Window(50, 1, 3)}),
 ]
 
 
@@ -80,6 +85,73 @@ def test_laws(case):
     assert run.steps["tokens"].max() <= rules.max_tokens
     assert (run.steps["prefills"] + run.steps["decodes"]).max() <= rules.max_sequences
     assert np.sum(run.steps["end"] - run.steps["start"]) == pytest.approx(t["busy_s"], rel=1e-9)
+
+
+# -- pipelines ---------------------------------------------------------------------------------------------------
+
+
+def pipeline(loop: str, lengths: tuple[str, str], stages: int) -> tuple[Run, np.ndarray]:
+    """A closed loop on four batches, in one pipeline of four stages or each on an engine of its own."""
+    requests = Synthetic(parse_arrivals(loop), *(parse_lengths(text, "") for text in lengths), 200, 3)
+    return served(requests, SMALL, 400, engines=4, stages=stages)
+
+
+def test_equal_batches_leave_no_bubbles():
+    """Four alike: after the first round, each finds its next stage just left."""
+    coupled, own = (pipeline("closed:4", ("64", "200"), stages)[0].totals["now"] for stages in (4, 1))
+    assert own < coupled < 1.01 * own
+
+
+def test_a_batch_alone_passes_without_waiting():
+    coupled, own = (pipeline("closed:1", ("uniform:1-300", "uniform:1-60"), stages) for stages in (4, 1))
+    assert coupled[0].totals["now"] == pytest.approx(own[0].totals["now"], rel=1e-9)
+
+
+def test_unequal_batches_wait_for_the_slowest():
+    """No stage works on two batches at a time, and every step takes at least its own time."""
+    run, _ = pipeline("closed:24", ("uniform:1-300", "uniform:1-60"), 4)
+    steps = run.steps[np.argsort(run.steps["end"], kind="stable")]
+    table = linear_table(FORMULA, SMALL)
+    own = []
+    for step in steps:
+        inside = run.shares[(run.shares["step"] == step["step"]) & (run.shares["engine"] == step["engine"])]
+        own.append(price_of(table, inside))
+    stage = np.array(own) / 4
+    spans = steps["end"] - steps["start"]
+    assert np.all(spans >= 4 * stage * (1 - 1e-6))
+    # The last stage hands out one batch after the other.
+    assert np.all(np.diff(steps["end"]) >= stage[1:] * (1 - 1e-6))
+    bubbles = spans.sum() / (4 * stage.sum()) - 1
+    assert 0.05 < bubbles < 1.5
+
+
+def price_of(table: StepTable, inside: np.ndarray) -> float:
+    """Seconds of a step by the table, logits left out: one new token on a past is taken as a decode."""
+    decodes = inside[(inside["new_tokens"] == 1) & (inside["past"] > 0)]
+    prompts = inside[(inside["new_tokens"] > 1) | (inside["past"] == 0)]
+    pairs = list(zip(prompts["new_tokens"].tolist(), prompts["past"].tolist(), strict=True))
+    return table.price(pairs, decodes["past"].tolist(), 0)[0]
+
+
+# -- windows -----------------------------------------------------------------------------------------------------
+
+
+def test_windows_make_room():
+    """Three quarters of the cache lie in layers that see 24 tokens: more requests run at a time, and fewer give way."""
+    plain, saved = (served(source("closed:40"), SMALL, window=window)[0].totals
+                    for window in (Window(), Window(24, 3, 4)))  # fmt: skip
+    assert saved["running_s"] / saved["now"] > 1.3 * plain["running_s"] / plain["now"]
+    assert saved["preemptions"] < plain["preemptions"] and saved["now"] < plain["now"]
+
+
+def test_an_engine_holds_what_its_windows_allow():
+    """60 blocks of 16 hold 960 tokens; all but a quarter of each token beyond the window and a step is given back."""
+    long = Trace(chunk_of(np.array([0.0]), np.array([2000]), np.array([30])))
+    with pytest.raises(InputError, match="out of range"):
+        served(long, SMALL)
+    run, rows = served(long, SMALL, window=Window(64, 3, 4))
+    assert rows["output"][0] == 30 and run.totals["preemptions"] == 0
+    assert run.steps["blocks"].max() <= 60
 
 
 def test_an_engine_never_idles_while_somebody_is_there():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -254,6 +257,99 @@ class TestSteps:
     def test_unknown_model(self):
         with pytest.raises(InputError, match="unknown model 'llama-9'"):
             decode("llama-9")
+
+
+MIXTURES = [name for name in DECODERS if load_model(name).moe]
+
+
+class TestExpertParallel:
+    """Whole experts on chips of their own: what one chip does, by hand and as a law."""
+
+    ATTENTION = Attention("gqa", 4, 2, 4, 4)
+
+    def model(self, shared: int = 0) -> Model:
+        ffn = Ffn("moe", 16, experts=4, experts_per_token=2, shared_intermediate=shared)
+        return Model("mix", "Mix", 8, 32, ((Layer(self.ATTENTION, ffn), 3),), tied_embeddings=False)
+
+    def ops(self, step: Workload) -> dict[str, Any]:
+        return {op.name.removeprefix("layers."): op for op in step.ops}
+
+    def test_by_hand(self):
+        """6 tokens, 2 of 4 experts each; two chips split attention and hold two experts each.
+
+        A chip routes 3 of the tokens. A token misses a chip when both its experts are the other's: 1 of C(4,2) = 6
+        pairs, so it visits 2 · 5/6 = 5/3 chips and 10 copies of 8 elements are exchanged, 5 from or to each chip.
+        A chip has half of the 12 choices: 6 rows through up [8 → 2 · 16] and down [16 → 8]. The two collect
+        6 · 8 elements for the residual stream.
+        """
+        ops = self.ops(decode(self.model(), batch=6, context=9, tp=2, ep=2))
+        assert ops["ffn.router"].dims["m"] == 3 and ops["ffn.route"].dims["rows"] == 3
+        for name in ("ffn.dispatch", "ffn.return"):
+            assert ops[name].function == "all_to_all"
+            assert (ops[name].dims["elements"], ops[name].dims["chips"]) == (10 * 8, 2)
+        assert ops["ffn.experts_up"].flops == 2 * 6 * 32 * 8 and ops["ffn.experts_down"].flops == 2 * 6 * 8 * 16
+        assert ops["ffn.act"].dims["n"] == 6 * 16 and ops["ffn.combine"].dims["n"] == 6 * 8
+        assert ops["ffn.sum"].dims["n"] == 5 * 8
+        assert ops["ffn.all_gather"].function == "all_gather" and ops["ffn.all_gather"].dims["elements"] == 6 * 8
+        assert "ffn.all_reduce" not in ops and ops["attn.all_reduce"].dims["elements"] == 6 * 8
+
+    def test_shared_experts_stay_split_and_their_all_reduce_hands_out_the_rest(self):
+        ops = self.ops(decode(self.model(shared=16), batch=6, context=9, tp=2, ep=2))
+        assert ops["ffn.shared.up"].flops == 2 * 6 * 2 * 8 * 8
+        assert "ffn.all_reduce" in ops and "ffn.all_gather" not in ops
+
+    def test_attention_groups_take_their_share_of_the_sequences(self):
+        """Four chips, experts on all: as two groups of two, then as four of one that need no other collective.
+
+        6 tokens reach 4 (1 − 2^−6) = 3.9375 of the four experts on average, so that many chips share their 12 rows.
+        """
+        two, four = (self.ops(decode(self.model(), batch=6, context=9, tp=tp, ep=4)) for tp in (2, 1))
+        assert two["attn.qkv"].dims["m"] == 3 and four["attn.qkv"].dims["m"] == 2  # 6 / 4, the larger share
+        assert two["ffn.router"].dims["m"] == 2 and two["ffn.all_gather"].dims["elements"] == 3 * 8
+        assert two["ffn.experts_up"].flops == four["ffn.experts_up"].flops == 2 * 12 * 32 * 8 / 3.9375
+        assert [op.function for op in four.values() if op.kind == "collective"] == ["all_to_all"] * 2
+        assert two["lm_head"].dims["m"] == 3
+
+    @pytest.mark.parametrize("name", MIXTURES)
+    def test_chips_share_the_routed_work(self, name: str):
+        """Flops and weights of the routed experts of all chips are those of one; so are those of the router."""
+        model = load_model(name)
+        alone = decode(model, batch=4096, context=8)
+        for tp, ep in ((1, 2), (2, 2), (8, 8), (1, 8), (2, 8)):
+            step = decode(model, batch=4096, context=8, tp=tp, ep=ep)
+            assert step.chips == ep
+            for part in ("ffn.experts_up", "ffn.experts_down", "ffn.router"):
+                one, each = ([op for op in work.ops if op.name.endswith(part)] for work in (alone, step))
+                assert ep * sum(op.count * op.flops for op in each) == pytest.approx(
+                    sum(op.count * op.flops for op in one)
+                )
+                if part != "ffn.router":
+                    held = [sum(op.count * op.bytes("weight") for op in ops) for ops in (one, each)]
+                    assert ep * held[1] == pytest.approx(held[0], rel=1e-12)
+
+    def test_an_array_of_batches_equals_each_batch(self):
+        sizes = [1, 5, 64]
+        together = decode(self.model(16), batch=np.array(sizes), context=9, tp=1, ep=2)
+        for i, size in enumerate(sizes):
+            alone = decode(self.model(16), batch=size, context=9, tp=1, ep=2)
+            for op, one in zip(together.ops, alone.ops, strict=True):
+                assert np.broadcast_to(op.flops, 3)[i] == one.flops and np.broadcast_to(op.bytes(), 3)[i] == one.bytes()
+
+    def test_chips_visited(self):
+        assert llm.chips_visited(4, 2, 2) == Fraction(5, 3)
+        assert llm.chips_visited(8, 1, 4) == 1 and llm.chips_visited(8, 8, 4) == 4
+        # 8 of 256 experts on 64 chips of 4: nearly always different chips.
+        assert 7.5 < llm.chips_visited(256, 8, 64) < 8
+
+    @pytest.mark.parametrize(("tp", "ep", "message"), [(1, 3, "divisor of the 4"), (4, 2, "multiple of tp"),
+                                                       (1, 8, "divisor"), (1, 0, "ep")])  # fmt: skip
+    def test_refused(self, tp: int, ep: int, message: str):
+        with pytest.raises(InputError, match=message):
+            decode(self.model(), tp=tp, ep=ep)
+
+    def test_a_dense_model_has_no_experts_to_share(self, tiny: Model):
+        with pytest.raises(InputError, match="routes to no experts"):
+            prefill(tiny, tp=2, ep=2)
 
 
 def test_ceil_div():

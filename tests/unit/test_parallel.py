@@ -62,6 +62,36 @@ class TestFootprint:
         assert usable_bytes(with_memory(toy, 100e9, 0.75)) == 75e9
 
 
+class TestExpertParallel:
+    def test_all_chips_together_hold_the_model_once_and_attention_once_a_group(self):
+        for name in ("deepseek-v3", "gpt-oss-20b", "mixtral-8x7b", "qwen3-30b-a3b"):
+            model = load_model(name)
+            whole = parallel.weights_bytes(model, BF16)
+            routed = 2 * sum(n * layer.ffn.routed_params(model.hidden) for layer, n in model.blocks)
+            assert 0.5 * whole < routed < whole
+            for tp, ep, pp in ((2, 2, 1), (1, 8, 1), (4, 8, 2), (8, 8, 1)):
+                each = parallel.weights_per_chip(model, BF16, tp, ep, pp)
+                groups = ep // tp
+                assert ep * pp * each == pytest.approx(routed + groups * (whole - routed), rel=1e-12)
+
+    def test_without_groups_the_weights_are_those_of_tensor_parallelism(self):
+        model = load_model("deepseek-v3")
+        plain = parallel.weights_per_chip(model, BF16, 8)
+        assert plain == parallel.weights_bytes(model, BF16) / 8
+        assert parallel.weights_per_chip(model, BF16, 8, 8) == pytest.approx(plain, rel=1e-12)
+
+    def test_groups_share_the_sequences(self):
+        model = load_model("gpt-oss-20b")
+        one, eight = (footprint(model, BF16, sequences=20, tokens=100, tp=1, ep=ep).kv_bytes for ep in (1, 8))
+        assert eight == one * 3 / 20  # ⌈20 / 8⌉
+
+    def test_stages_share_weights_and_cache(self):
+        model = load_model("llama-3.1-8b")
+        one, four = (footprint(model, BF16, sequences=4, tokens=100, tp=2, pp=pp) for pp in (1, 4))
+        assert (four.weights_bytes, four.kv_bytes) == (one.weights_bytes / 4, one.kv_bytes / 4)
+        assert four.activations_bytes == one.activations_bytes
+
+
 class TestLargestBatch:
     @given(
         chip=st.sampled_from(sorted(CHIPS)),

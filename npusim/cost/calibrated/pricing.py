@@ -15,7 +15,7 @@ from npusim.calibration import Calibration, Calibrations, Match, State, dtype_ke
 from npusim.chip import Chip
 from npusim.cost.calibrated.family import family
 from npusim.errors import NpuError
-from npusim.ops import NO_WINDOW, Dim
+from npusim.ops import NO_WINDOW, Dim, expert_ranks, shared_by
 from npusim.workload import Op, Workload
 
 # Spellings of rows for (activations, weights); the first that was measured on the chip counts.
@@ -161,7 +161,7 @@ def rows_of(ops: Iterable[Op]) -> list[Row | None]:
         if op.kind == "gemm":
             rows = op.dims["m"]
         elif op.kind == "experts":
-            rows = op.dims["tokens"] * op.dims["top_k"]
+            rows = shared_by(op.dims["tokens"] * op.dims["top_k"], expert_ranks(op))
     return found
 
 
