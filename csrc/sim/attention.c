@@ -96,7 +96,7 @@ void nps_attention_price(const nps_attention *ops, int64_t count, double batch, 
     double seconds = 0, joules = 0;
     for (int64_t i = 0; i < count; i++) {
         const nps_attention *a = &ops[i];
-        demand d = demand_of(a, batch, new_tokens, past);
+        demand d = demand_of(a, ceil(batch / a->groups), new_tokens, past);
         timing t = time_of(a, &d);
         /* What no resource is busy with stays as long as it is. */
         double idle = t.time_s - max2(t.dram_s, t.other_s);

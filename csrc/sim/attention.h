@@ -10,6 +10,7 @@ enum { NPS_ATTENTION_BLOCKS = 30, NPS_ATTENTION_TENSORS = 4 };
 /* One operator of one layer on one chip. Times are of one run; the operator runs `count` times a step. */
 typedef struct {
     double count;
+    double groups;                /* of chips; each takes its part of the batch */
     double heads, kv_heads, key_dim, value_dim;
     double window;                /* tokens a query sees */
     double cache_bytes;           /* of an element of the cache */

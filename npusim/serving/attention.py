@@ -46,16 +46,18 @@ class Attention:
         second: the same with one past token.
         chip: the hardware.
         fidelity: ``"roofline"`` or ``"tile"``.
+        groups: chips of their own each, over which a batch is spread evenly.
 
     Raises:
         InputError: the chip cannot run them.
     """
 
-    def __init__(self, first: Sequence[Op], second: Sequence[Op], chip: Chip, fidelity: str) -> None:
+    def __init__(self, first: Sequence[Op], second: Sequence[Op], chip: Chip, fidelity: str, groups: int = 1) -> None:
         self.launches = sum(op.count for op in first)
         self.ops: Any = _sim.ffi.new(f"nps_attention[{len(first)}]")
         for c, bare, op in zip(self.ops, first, second, strict=True):
             _describe(c, bare, op, chip)
+            c.groups = groups
             if fidelity == "tile":
                 _describe_tiles(c, op, chip)
 

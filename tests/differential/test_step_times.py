@@ -1,7 +1,7 @@
 """Random steps by the table against ``direct``, which asks ``estimate``: never more than one per cent apart.
 
 Steps of prompts, of decodes and of both; 1 to 16 prompts in chunks of 1 to 8192 tokens, primes among them; contexts up
-to the model's limit, alike, spread or skewed; up to 1024 decodes. 40 a shape, 2000 with ``NPUSIM_SOAK=1``.
+to the model's limit, alike, spread or skewed; up to 1024 decodes. 25 a shape, 2000 with ``NPUSIM_SOAK=1``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from npusim.models import load_model
 from npusim.serving.steps import TOLERANCE, Shape, StepTimes, direct
 from tests.conftest import SOAK
 
-DRAWS = 2000 if SOAK else 40
+DRAWS = 2000 if SOAK else 25
 CHUNK, SEQUENCES = 8192, 1024
 PRIMES = (1, 2, 3, 5, 7, 11, 13, 17, 31, 61, 127, 251, 509, 1021, 2039, 4093, 8191)
 SHAPES = [
@@ -29,6 +29,7 @@ SHAPES = [
     ("rngd", "llama-3.1-8b", "int8", 1, "tile"),
     ("h200", "deepseek-v2-lite", "bf16", 1, "tile"),
     ("b200", "deepseek-v3", "fp8", 8, "tile"),
+    ("h100", "qwen3-30b-a3b", "fp8", 2, "tile", 8),  # expert-parallel over four attention groups
     ("tpu-v5e", "gemma-2-9b", "bf16", 2, "tile"),
     ("h100", "gpt-oss-20b", "bf16", 1, "roofline"),
     ("h200", "deepseek-v2-lite", "bf16", 1, "roofline"),
@@ -38,12 +39,11 @@ Step = tuple[list[tuple[int, int]], list[int]]
 
 @pytest.fixture(scope="module", params=SHAPES, ids=lambda case: "-".join(map(str, case)))
 def times(request: pytest.FixtureRequest) -> StepTimes:
-    chip, name, fmt, tp, fidelity = request.param
+    chip, name, fmt, tp, fidelity, *ep = request.param
     model = load_model(name)
     limit = model.max_positions or 131072
-    return StepTimes(
-        Shape(model, load_chip(chip), precision(fmt), tp, 1, fidelity, CHUNK + SEQUENCES, SEQUENCES, limit)
-    )
+    size = {"max_tokens": CHUNK + SEQUENCES, "max_sequences": SEQUENCES, "max_context": limit, "ep": ep[0] if ep else 1}
+    return StepTimes(Shape(model, load_chip(chip), precision(fmt), tp, 1, fidelity, **size))
 
 
 def about(random: np.random.Generator, low: int, high: int) -> int:
@@ -98,7 +98,7 @@ def test_parts_never_fall_and_stay_within_their_tolerance(times: StepTimes):
     random = np.random.default_rng(19)
     parts = ((times.common, _common_ops, CHUNK, TOLERANCE), (times.expanded, _expanded_ops, CHUNK, 2 * TOLERANCE))
     for part, build, high, tolerance in parts:
-        at = np.unique(random.integers(1, high + 1, 40 * DRAWS // 20))
+        at = np.unique(random.integers(1, high + 1, 2 * DRAWS))
         true, nodes = _priced(times.shape, build(times.shape, at), at).seconds(UNFITTED), part.seconds(UNFITTED)
         if not true.any():
             continue
