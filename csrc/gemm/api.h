@@ -12,10 +12,6 @@ enum { NPK_GEMM_F32 = 0, NPK_GEMM_FP16 = 1, NPK_GEMM_BF16 = 2 };
 int npk_sgemm(int isa, int64_t m, int64_t n, int64_t k, const float *a, int64_t rsa, int64_t csa,
               const float *b, int64_t rsb, int64_t csb, float *c, int64_t rsc, int64_t csc, int threads);
 
-/* The same for C-contiguous matrices in any formats; NPK_EALIAS when C overlaps A or B. */
-int npk_gemm_plain(int isa, int64_t m, int64_t n, int64_t k, int a_type, const void *a, int b_type, const void *b,
-                   int c_type, void *c, int threads);
-
 /* The same for `batch` products bsa, bsb, bsc elements apart, in any formats; sums are binary32, and
  * are rounded once, to c_type. A C of 16 bits must have csc = 1. */
 int npk_gemm(int isa, int64_t batch, int64_t m, int64_t n, int64_t k, int a_type, const void *a, int64_t bsa,

@@ -11,11 +11,14 @@ import numpy.typing as npt
 
 from npukernels import native
 from npukernels.activations import sigmoid
-from npukernels.arguments import Array, array, pointer, thread_count
+from npukernels.arguments import Array, array, thread_count
 from npukernels.norms import softmax
 from npukernels.registry import kernel, select
 from npukernels.rowargs import INSTRUCTION_SETS, as_rows
+from npukernels.shortcuts import Call, Shortcut, checked_call
 from npusim.errors import InputError, Problem
+
+_TOPK = Shortcut(arrays=1, options=3, written=())
 
 Indices = npt.NDArray[np.int64]
 
@@ -53,13 +56,17 @@ def topk(x: Array, k: int, *, variant: str | None = None, threads: int = 1) -> t
     Raises:
         InputError: bad dtype, shape or k, or a variant that does not exist or cannot run here.
     """
+    given = x, k, variant, threads
+    if (done := _TOPK.run(*given)) is not None:
+        return done  # type: ignore[return-value]  # both
     x = array(x, "x", ("float32",))
     if x.ndim == 0 or isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 0 <= k <= x.shape[-1]:
         allowed = f"0 to {x.shape[-1]}" if x.ndim else "an array of at least 1 dimension"
         raise InputError(Problem(f"no {k!r} largest of rows of shape {x.shape}"[:120], "k", allowed=allowed))
     run = select("topk", variant).run
     values, indices = np.empty((*x.shape[:-1], k), np.float32), np.empty((*x.shape[:-1], k), np.int64)
-    run(x, int(k), values, indices, thread_count(threads))
+    made = run(x, int(k), values, indices, thread_count(threads))
+    _TOPK.keep(given, made, values, indices)
     return values, indices
 
 
@@ -112,14 +119,12 @@ def _ref(x: Array, k: int, values: Array, indices: Indices, threads: int) -> Non
     values[...] = np.take_along_axis(x, order, axis=-1)
 
 
-def _compiled(isa: str) -> Callable[[Any, int, Array, Indices, int], None]:
-    def run(x: Any, k: int, values: Array, indices: Indices, threads: int) -> None:
-        lib = native.require_native().lib
-        x, source, rows, columns, apart = as_rows(x)
-        results = pointer(values), pointer(indices)
-        status = lib.npk_topk(getattr(lib, isa), rows, columns, k, source, apart, *results, threads)
-        if status:
-            native.raise_for_status(status, f"topk {x.shape}")
+def _compiled(isa: str) -> Callable[[Any, int, Array, Indices, int], Call]:
+    code = native.constant(isa)
+
+    def run(x: Any, k: int, values: Array, indices: Indices, threads: int) -> Call:
+        x, rows, columns, apart = as_rows(x)
+        return checked_call("topk", "npk_topk", code, rows, columns, k, x, apart, values, indices, threads)
 
     return run
 
