@@ -104,7 +104,7 @@ def attention(
         scale=_scale(scale, q.shape[3]),
     )
     made, result = _run("attention", problem, out, variant, threads)
-    _ATTENTION.keep(given, made, result)
+    _ATTENTION.keep(given, _fixed(made, problem, k_scale, v_scale), result)
     return result
 
 
@@ -182,7 +182,7 @@ def paged_attention(
         scale=_scale(scale, q.shape[3]),
     )
     made, result = _run("attention", problem, out, variant, threads)
-    _PAGED.keep(given, made, result)
+    _PAGED.keep(given, _fixed(made, problem, k_scale, v_scale), result)
     return result
 
 
@@ -194,6 +194,17 @@ def _run(op: str, problem: Attention, out: Any, variant: str | None, threads: in
     others = (problem.k_scale, problem.v_scale, problem.table, problem.lengths)
     result = output(out, shape, "float32", q, problem.k, problem.v, *(x for x in others if x is not None))
     return run(problem, result, threads), result
+
+
+def _fixed(made: Call | None, problem: Attention, k_scale: Scale, v_scale: Scale) -> Call | None:
+    """The call with the arrays of scales given as numbers marked as the same in all calls of this kind."""
+    numbers = [
+        x for x, scale in ((problem.k_scale, k_scale), (problem.v_scale, v_scale)) if isinstance(scale, (int, float))
+    ]
+    if made is None or not numbers:
+        return made
+    arguments = (Held(x) if any(x is number for number in numbers) else x for x in made.arguments)
+    return made._replace(arguments=tuple(arguments))
 
 
 # ---- arguments ----

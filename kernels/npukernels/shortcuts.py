@@ -66,7 +66,7 @@ class Call(NamedTuple):
 def call(function: str, *arguments: Any) -> Call:
     """Calls a function of the C side; see ``Call`` for the arguments. Raises InputError without the extension."""
     module = native.require_native()
-    status = getattr(module.lib, function)(*[_for_c(module.ffi, x) for x in arguments])
+    status = getattr(module.lib, function)(*[for_c(module.ffi, x) for x in arguments])
     return Call(status, function, arguments)
 
 
@@ -162,7 +162,8 @@ def _address(x: AnyArray) -> int:
     return address
 
 
-def _for_c(ffi: Any, x: Any) -> Any:
+def for_c(ffi: Any, x: Any) -> Any:
+    """An argument of ``Call`` as cffi takes it; the caller keeps the array alive."""
     if isinstance(x, Held):
         x = x.value
     if x is None:
