@@ -136,7 +136,7 @@ def _others(nk: Any, rng: np.random.Generator) -> dict[str, Callable[[], Any]]:
 
 
 def bare(run: Callable[[], Any]) -> Callable[[], Any] | None:
-    """The C call that ``run`` makes, with pointers made beforehand; None when it makes none, or several."""
+    """The C call that ``run`` repeats, with pointers made beforehand; None when it has no shortcut."""
     made: list[shortcuts.Call] = []
     keep = shortcuts.Shortcut.keep
 
@@ -150,11 +150,11 @@ def bare(run: Callable[[], Any]) -> Callable[[], Any] | None:
         run()
     finally:
         shortcuts.Shortcut.keep = keep  # type: ignore[method-assign]
-    if len(made) != 1:
+    if not made:
         return None
     module = native.require_native()
-    function = getattr(module.lib, made[0].function)
-    arguments = [shortcuts.for_c(module.ffi, x) for x in made[0].arguments]
+    function = getattr(module.lib, made[-1].function)
+    arguments = [shortcuts.for_c(module.ffi, x) for x in made[-1].arguments]
 
     def call(held: Any = made) -> None:  # keeps the arrays alive
         function(*arguments)

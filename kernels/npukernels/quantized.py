@@ -34,7 +34,7 @@ from npukernels.cases import Case, Draw, frozen, maker
 from npukernels.formats import Codes, Float32, FloatFormat, IntFormat
 from npukernels.registry import kernel, select
 from npukernels.rowargs import INSTRUCTION_SETS
-from npukernels.shortcuts import Call, Held, Shortcut
+from npukernels.shortcuts import Call, Held, Shortcut, quick
 from npusim import dtypes
 from npusim.errors import InputError, Problem, unknown_name
 
@@ -157,7 +157,12 @@ def quantize(
     """
     given = x, fmt, axis, group, symmetric, scale, zero, variant, threads
     if (done := _QUANTIZE.run(*given)) is not None:
-        return Quantized(*_names(fmt, axis, group, done))
+        codes, stored, *zeros = done
+        name, at, size = _resolved(fmt, codes.shape, axis, group)
+        return quick(
+            Quantized, fmt=name, codes=codes, scale=stored, zero=zeros[0] if zeros else None, axis=at, group=size,
+            tensor_scale=1.0,
+        )  # fmt: skip
     x = array(x, "x", ("float32",))
     name = _format_name(fmt)
     chosen, threads = select("quantize", variant), thread_count(threads)
@@ -180,13 +185,6 @@ def quantize(
         arguments = *tensor, x, codes, q.scale, q.zero, threads
         _QUANTIZE.keep(given, Call(0, "npk_quantize_tensor", arguments), *parts)
     return q
-
-
-def _names(fmt: str, axis: Any, group: Any, parts: Any) -> tuple[Any, ...]:
-    """The fields of a ``Quantized`` of which C made the arrays."""
-    codes, scale, *zero = parts
-    name, at, size = _resolved(fmt, codes.shape, axis, group)
-    return name, codes, scale, zero[0] if zero else None, at, size
 
 
 @functools.lru_cache(maxsize=256)

@@ -15,7 +15,7 @@ from npukernels.arguments import Array, array, thread_count
 from npukernels.norms import softmax
 from npukernels.registry import kernel, select
 from npukernels.rowargs import INSTRUCTION_SETS, as_rows
-from npukernels.shortcuts import Call, Shortcut, checked_call
+from npukernels.shortcuts import Call, Shortcut, checked_call, quick
 from npusim.errors import InputError, Problem
 
 _ROUTE = Shortcut(arrays=1, options=5, written=())
@@ -103,7 +103,8 @@ def route(
     """
     given = logits, k, scoring, renormalize, variant, threads
     if (done := _ROUTE.run(*given)) is not None:
-        return Routing(*done)
+        weights, experts, order, offsets = done
+        return quick(Routing, weights=weights, experts=experts, order=order, offsets=offsets)
     logits = array(logits, "logits", ("float32",), (2,))
     if scoring not in ("softmax", "sigmoid"):
         problem = Problem(f"scoring is {scoring!r}"[:100], "scoring", allowed="'softmax' or 'sigmoid'")

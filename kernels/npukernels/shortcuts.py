@@ -14,7 +14,7 @@ import functools
 import os
 import struct
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,8 @@ except ImportError:
     _shortcut = None  # type: ignore[assignment]
 
 AnyArray: TypeAlias = npt.NDArray[Any]
+
+T = TypeVar("T")
 
 ENV_VARIANT = "NPUKERNELS_VARIANT"
 
@@ -89,6 +91,13 @@ def forget() -> None:
     """Drops all shortcuts: another variant may now be the fastest."""
     if _READY:
         _shortcut.forget()
+
+
+def quick(kind: type[T], **fields: Any) -> T:
+    """A frozen dataclass from all its fields, in a third of the time that its constructor takes."""
+    made = object.__new__(kind)
+    made.__dict__.update(fields)
+    return made
 
 
 def _nothing(*arguments: Any) -> Any:
