@@ -157,10 +157,10 @@ def quantize(
     """
     given = x, fmt, axis, group, symmetric, scale, zero, variant, threads
     if (done := _QUANTIZE.run(*given)) is not None:
-        codes, stored, *zeros = done
+        codes, stored, *points = done
         name, at, size = _resolved(fmt, codes.shape, axis, group)
         return quick(
-            Quantized, fmt=name, codes=codes, scale=stored, zero=zeros[0] if zeros else None, axis=at, group=size,
+            Quantized, fmt=name, codes=codes, scale=stored, zero=points[0] if points else None, axis=at, group=size,
             tensor_scale=1.0,
         )  # fmt: skip
     x = array(x, "x", ("float32",))
