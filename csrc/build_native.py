@@ -11,11 +11,12 @@ from glob import glob
 from cffi import FFI
 
 sys.path.insert(0, "csrc")  # setuptools runs this file by its path
-from declarations import OPTIMISATION, declarations
+from declarations import OPTIMISATION, SLOT, adapters, declarations
 
-# One folder an op; csrc/sim belongs to the simulator.
-SOURCES = sorted(path for path in glob("csrc/*/*.c") if not path.startswith("csrc/sim/"))
-HEADERS = sorted(path for path in glob("csrc/*/*.h") if not path.startswith("csrc/sim/"))
+# One folder an op; csrc/sim belongs to the simulator, csrc/python is an extension of its own.
+OTHERS = ("csrc/sim/", "csrc/python/")
+SOURCES = sorted(path for path in glob("csrc/*/*.c") if not path.startswith(OTHERS))
+HEADERS = sorted(path for path in glob("csrc/*/*.h") if not path.startswith(OTHERS))
 API = sorted(path for path in HEADERS if path.endswith("/api.h"))
 
 # Contraction would let a compiler fuse a * b + c where the hardware allows it, and the portable
@@ -26,10 +27,13 @@ CFLAGS = ["-std=c11", OPTIMISATION, "-Wall", "-Wextra", "-ffp-contract=off", "-f
 CFLAGS += ["-Wno-unused-parameter"]
 
 ffibuilder = FFI()
-ffibuilder.cdef(declarations(API))
+ADAPTERS = adapters(declarations(API))
+ffibuilder.cdef(declarations(API) + SLOT + "".join(f"{prototype};\n" for prototype in ADAPTERS))
 ffibuilder.set_source(
     "npukernels._native",
-    "".join(f'#include "{path}"\n' for path in API),
+    "".join(f'#include "{path}"\n' for path in API)
+    + SLOT
+    + "".join(f"static {prototype} {body}\n" for prototype, body in ADAPTERS.items()),
     sources=SOURCES,
     depends=HEADERS,
     include_dirs=["."],

@@ -13,7 +13,7 @@ enum { NPK_KV_F32 = 0, NPK_KV_F16 = 1, NPK_KV_BF16 = 2, NPK_KV_E4M3 = 3, NPK_KV_
  * block block_table[b * table_stride + t / block_size], or of block b when there is no table. */
 typedef struct {
     int64_t batch, heads, kv_heads, seq_q, head_dim, v_head_dim;
-    int64_t seq_kv; /* keys of every sequence when no lengths are given, else their largest number */
+    int64_t seq_kv; /* keys of every sequence when no lengths are given, else what these may not exceed */
     int64_t blocks, block_size, table_stride;
     int64_t q_batch, q_head, q_row;
     int64_t k_block, k_head, k_row, v_block, v_head, v_row;

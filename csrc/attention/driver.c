@@ -289,6 +289,13 @@ static bool blocks_valid(const attn_args *a) {
     return true;
 }
 
+static int64_t longest(const int32_t *lengths, int64_t batch) {
+    int64_t keys = 0;
+    for (int64_t b = 0; b < batch; b++)
+        keys = attn_max(keys, lengths[b]);
+    return keys;
+}
+
 static const attn_isa *engine(int isa) {
     switch (isa) {
     case NPK_GENERIC: return attn_isa_generic();
@@ -315,11 +322,15 @@ int npk_attention(int isa, const npk_attention_shape *shape, const float *q, con
         return NPK_EINVAL;
     if (clashes(&p.a, outputs))
         return NPK_EALIAS;
-    if (shape->seq_kv == 0) {
+    if (shape->seq_kv > 0 && !blocks_valid(&p.a))
+        return NPK_EINVAL;
+    if (shape->seq_kv > 0 && lengths)
+        p.a.s.seq_kv = longest(lengths, shape->batch);
+    if (p.a.s.seq_kv == 0) {
         memset(out, 0, (size_t)outputs * sizeof *out);
         return NPK_OK;
     }
-    if (!v || (shape->head_dim > 0 && (!q || !k)) || !blocks_valid(&p.a))
+    if (!v || (shape->head_dim > 0 && (!q || !k)))
         return NPK_EINVAL;
     p.a.group = shape->heads / shape->kv_heads;
     return attend(&p, threads);

@@ -33,4 +33,27 @@ int npk_quantize_int(int isa, int64_t blocks, int64_t len, int64_t cols, const f
 int npk_dequantize_int(int isa, int64_t blocks, int64_t len, int64_t cols, const uint8_t *codes, const float *scale,
                        const int32_t *zero, int64_t sb, int64_t sr, int64_t sc, int is_signed, float *x, int threads);
 
+/* How scales are stored: floats, powers of two (E8M0), or fp8 codes. */
+enum { NPK_SCALE_FLOAT = 0, NPK_SCALE_E8M0 = 1, NPK_SCALE_FP8 = 2 };
+
+enum { NPK_ELEMENT_INT = -1 }; /* the element of an npk_tensor that is none of NPK_FMT_ */
+
+/* A quantised tensor: how its elements lie, as of npk_quantize_int, what they are, and how its scales are stored. */
+typedef struct {
+    int64_t blocks, len, cols, sb, sr, sc;
+    int64_t scales;           /* how many there are */
+    int element, bits;        /* an NPK_FMT_ of one byte a code, or NPK_ELEMENT_INT */
+    int low, high;            /* of integers: the codes that quantising gives */
+    int scale_kind, emax;     /* emax: exponent of the largest element, for scales derived as E8M0 */
+    float factor, largest;    /* codes of scales are times factor; scales are derived so that `largest` is reached */
+} npk_tensor;
+
+/* x = (codes - zero) * scale; zero may be NULL for 0. Refuses codes beyond `bits`. */
+int npk_dequantize_tensor(int isa, const npk_tensor *tensor, const uint8_t *codes, const void *scale,
+                          const int32_t *zero, float *x, int threads);
+
+/* Codes, scales, and zero points where `zero` is given, of x. Refuses NaN and infinity unless scales are E8M0. */
+int npk_quantize_tensor(int isa, const npk_tensor *tensor, const float *x, uint8_t *codes, void *scale, int32_t *zero,
+                        int threads);
+
 #endif

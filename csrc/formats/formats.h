@@ -45,4 +45,7 @@ const codec_ctx *codec_ctx_generic(void);
 const codec_ctx *codec_ctx_avx2(void);
 const codec_ctx *codec_ctx_avx512(void);
 
+/* What n stored scales of a kind NPK_SCALE_ multiply by: codes are times `factor`. */
+int npk_decode_scales(int isa, int kind, float factor, int64_t n, const void *stored, float *scale);
+
 #endif

@@ -130,8 +130,6 @@ static void fill_zero(const gemm_args *g, int c_type) {
         }
 }
 
-static int64_t type_bytes(int type) { return type == NPK_GEMM_F32 ? 4 : 2; }
-
 static bool known_type(int type) { return type >= NPK_GEMM_F32 && type <= NPK_GEMM_BF16; }
 
 /* Sizes, spans and instruction set; `ctx` is set when NPK_OK is returned. */
@@ -188,19 +186,6 @@ int npk_sgemm(int isa, int64_t m, int64_t n, int64_t k, const float *a, int64_t 
     if (dense && (reaches(&g, m, k, &g.a) || reaches(&g, k, n, &g.b)))
         return NPK_EALIAS;
     return product(ctx, &g, NPK_GEMM_F32, threads);
-}
-
-int npk_gemm_plain(int isa, int64_t m, int64_t n, int64_t k, int a_type, const void *a, int b_type, const void *b,
-                   int c_type, void *c, int threads) {
-    gemm_args g = {.m = m, .n = n, .k = k, .a = {a, k, 1, a_type}, .b = {b, n, 1, b_type}, .c = c, .rsc = n, .csc = 1};
-    const gemm_ctx *ctx;
-    int status = check(isa, &g, c_type, threads, &ctx);
-    if (status != NPK_OK)
-        return status;
-    int64_t bytes = m * n * type_bytes(c_type);
-    if (npk_overlap(c, bytes, a, m * k * type_bytes(a_type)) || npk_overlap(c, bytes, b, k * n * type_bytes(b_type)))
-        return NPK_EALIAS;
-    return product(ctx, &g, c_type, threads);
 }
 
 /* Products of a batch: small ones are shared out whole, large ones one after the other in parts. */

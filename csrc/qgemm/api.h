@@ -30,4 +30,22 @@ int npk_qgemm(int isa, int64_t m, int64_t n, int64_t k, const uint8_t *a, int64_
               const int32_t *bias, int kind, const float *row_scale, const float *scale, const float *float_bias,
               const int32_t *shift, int double_round, int32_t zero, void *out, int threads);
 
+/* What npk_qgemm_given is told that no array says. A number is not looked at where an array is given instead; the
+ * caller has checked the numbers: zero points in the range of their operand, scales positive. */
+typedef struct {
+    int kind, double_round;
+    int b_signed;  /* of what was packed: the zero points of an unsigned B are 128 less in npk_qgemm */
+    int zero_kind; /* of the array b_zero: 4 int32, 1 uint8, 0 int8 */
+    int32_t a_zero, b_zero, out_zero;
+    float a_scale, b_scale, out_scale;
+} npk_qgemm_rule;
+
+/* The same with scales and zero points as quantised tensors have them: b_zero (n), a_scale (m) and b_scale (n) may be
+ * NULL for the rule's. Refuses arrays with a zero point out of range, a scale that is not positive and finite or that
+ * TOSA cannot express, and a bias with which a sum could leave int32. */
+int npk_qgemm_given(int isa, const npk_qgemm_rule *rule, int64_t m, int64_t n, int64_t k, const uint8_t *a,
+                    int64_t lda, int a_signed, const int8_t *packed, const int32_t *sums, const void *b_zero,
+                    const float *a_scale, const float *b_scale, const int32_t *bias, const float *float_bias,
+                    void *out, int threads);
+
 #endif

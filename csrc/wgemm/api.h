@@ -23,4 +23,16 @@ int npk_wgemm_int8(int isa, int64_t m, int64_t n, int64_t k, int64_t group, cons
 int npk_block_gemm(int isa, int64_t m, int64_t n, int64_t k, int64_t block, const float *a, const float *b,
                    const float *a_scale, const float *b_scale, float *y, int threads);
 
+/* Of the operands of npk_block_gemm_codes: formats NPK_FMT_ of one byte a code and their bits, how scales are stored
+ * (NPK_SCALE_), k of a block, columns of b that share a scale, and the strides of the scales in elements. */
+typedef struct {
+    int a_format, a_bits, b_format, b_bits, scale_kind;
+    int64_t block, columns, a_down, a_across, b_down, b_across;
+    float alpha;
+} npk_block_rule;
+
+/* alpha times npk_block_gemm of what codes and scales stand for; all sizes at least 1. */
+int npk_block_gemm_codes(int isa, const npk_block_rule *rule, int64_t m, int64_t n, int64_t k, const uint8_t *a,
+                         const uint8_t *b, const void *a_scale, const void *b_scale, float *y, int threads);
+
 #endif

@@ -17,7 +17,11 @@ from npukernels import native
 from npukernels.arguments import thread_count
 from npukernels.registry import kernel, select
 from npukernels.rowargs import C_TYPES, INSTRUCTION_SETS, Rows, as_rows, narrow, rows_argument, rows_output, widen
+from npukernels.shortcuts import Call, Shortcut, checked_call
 from npusim.errors import InputError, Problem
+
+_UNARY = Shortcut(arrays=2, options=3, written=(1,))
+_SWIGLU = Shortcut(arrays=3, options=2, written=(2,))
 
 Float64 = npt.NDArray[np.float64]
 
@@ -91,21 +95,29 @@ def swiglu(gate: Rows, up: Rows, *, out: Rows | None = None, variant: str | None
         variant: as of ``silu``.
         threads: as of ``silu``.
     """
+    given = gate, up, out, variant, threads
+    if (done := _SWIGLU.run(*given)) is not None:
+        return done
     gate, up = rows_argument(gate, "gate"), rows_argument(up, "up")
     if gate.shape != up.shape or gate.dtype != up.dtype:
         problem = f"gate {gate.dtype} {gate.shape} and up {up.dtype} {up.shape} differ"
         raise InputError(Problem(problem, "up", allowed="the same shape and dtype"))
     chosen = select("swiglu", variant)
     result = rows_output(chosen.in_c, out, gate, up)
-    chosen.run(gate, up, result, thread_count(threads))
+    made = chosen.run(gate, up, result, thread_count(threads))
+    _SWIGLU.keep(given, made, result)
     return result
 
 
 def _unary(op: str, x: Rows, out: Rows | None, variant: str | None, threads: int) -> Rows:
+    given = x, out, op, variant, threads
+    if (done := _UNARY.run(*given)) is not None:
+        return done
     x = rows_argument(x, "x")
     chosen = select(op, variant)
     result = rows_output(chosen.in_c, out, x)
-    chosen.run(x, None, result, thread_count(threads))
+    made = chosen.run(x, None, result, thread_count(threads))
+    _UNARY.keep(given, made, result)
     return result
 
 
@@ -150,24 +162,21 @@ def _register(op: str) -> None:
 
     function = native.constant(f"NPK_{op.upper()}")
 
-    def compiled(isa: str) -> Callable[[Rows, Rows | None, Rows, int], None]:
+    def compiled(isa: str) -> Callable[[Rows, Rows | None, Rows, int], Call]:
         code = native.constant(isa)
 
-        def run(x: Rows, y: Rows | None, out: Rows, threads: int) -> None:
-            module = native.require_native()
-            x, first, rows, columns, apart = as_rows(x, out)
-            second, apart_second = first, apart
+        def run(x: Rows, y: Rows | None, out: Rows, threads: int) -> Call:
+            x, rows, columns, apart = as_rows(x, out)
+            second, apart_second = x, apart
             if y is not None:
-                y, second, _, _, apart_second = as_rows(y, out)
+                second, _, _, apart_second = as_rows(y, out)
             if apart == columns == apart_second:  # one long row
                 rows, columns = 1, rows * columns
                 apart = apart_second = columns
-            status = module.lib.npk_activation(
-                code, function, C_TYPES[x.dtype], rows, columns, first, apart, second, apart_second,
-                module.ffi.from_buffer(out), threads,
+            return checked_call(
+                op, "npk_activation", code, function, C_TYPES[x.dtype], rows, columns, x, apart, second, apart_second,
+                out, threads,
             )  # fmt: skip
-            if status:
-                native.raise_for_status(status, f"{op} {x.shape}")
 
         return run
 

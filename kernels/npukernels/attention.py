@@ -9,21 +9,24 @@ over pieces of 512 keys that are merged in order. Neither split depends on the n
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from npukernels import attention_numpy, native
-from npukernels.arguments import ORDERED, WRITABLE, array, output, thread_count
+from npukernels.arguments import array, output, thread_count
 from npukernels.attention_problem import KV_FORMATS, Attention
 from npukernels.registry import kernel, select
+from npukernels.shortcuts import Call, Held, Shortcut, call
 from npusim.errors import InputError, Problem
 
 Array: TypeAlias = npt.NDArray[Any]
 Scale: TypeAlias = float | Array | None
 Shape: TypeAlias = tuple[int, ...]
+
+_ATTENTION = Shortcut(arrays=6, options=5, written=(5,))
+_PAGED = Shortcut(arrays=8, options=5, written=(7,))
 
 # Looked up by dtype, because the name of a dtype takes longer to make than a small call may.
 _FLOAT32 = np.dtype("float32")
@@ -73,16 +76,19 @@ def attention(
     Raises:
         InputError: bad dtype, shape, option or ``out``, or a variant that does not exist or cannot run here.
     """
-    plain = type(q) is type(k) is type(v) is np.ndarray and k_scale is None and v_scale is None
-    if plain and q.flags.num & k.flags.num & v.flags.num & ORDERED == ORDERED:
-        isa = select("attention", variant).isa
-        usual = (window is None or type(window) is int) and (scale is None or type(scale) is float)
-        if isa is not None and usual:
-            plan = _plan(q.shape, k.shape, v.shape, q.dtype, k.dtype, v.dtype, bool(causal), window, scale)
-            if plan is not None:
-                return _whole(isa, plan, q, k, v, out, threads)
+    given = q, k, v, k_scale, v_scale, out, causal, window, scale, variant, threads
+    if (done := _ATTENTION.run(*given)) is not None:
+        return done
     q, k, v, kv_format = _operands(q, k, v)
-    _match_whole(q.shape, k.shape, v.shape)
+    _match(
+        q.shape,
+        k.shape,
+        v.shape,
+        k.shape[0] == q.shape[0],
+        f"({q.shape[0]}, kv_heads, seq_kv, {q.shape[3]})",
+        k.shape[1],
+        v.shape[1],
+    )
     problem = Attention(
         q=q,
         k=k.transpose(0, 2, 1, 3),
@@ -97,7 +103,9 @@ def attention(
         window=_window(window),
         scale=_scale(scale, q.shape[3]),
     )
-    return _run("attention", problem, out, variant, threads)
+    made, result = _run("attention", problem, out, variant, threads)
+    _ATTENTION.keep(given, _fixed(made, problem, k_scale, v_scale), result)
+    return result
 
 
 def paged_attention(
@@ -143,6 +151,9 @@ def paged_attention(
     Raises:
         InputError: bad dtype, shape, option, length, block number or ``out``, or an unknown variant.
     """
+    given = q, k_cache, v_cache, block_table, lengths, k_scale, v_scale, out, causal, window, scale, variant, threads
+    if (done := _PAGED.run(*given)) is not None:
+        return done
     q, k, v, kv_format = _operands(q, k_cache, v_cache)
     _match(
         q.shape,
@@ -170,18 +181,30 @@ def paged_attention(
         window=_window(window),
         scale=_scale(scale, q.shape[3]),
     )
-    return _run("attention", problem, out, variant, threads)
+    made, result = _run("attention", problem, out, variant, threads)
+    _PAGED.keep(given, _fixed(made, problem, k_scale, v_scale), result)
+    return result
 
 
-def _run(op: str, problem: Attention, out: Any, variant: str | None, threads: int) -> Array:
+def _run(op: str, problem: Attention, out: Any, variant: str | None, threads: int) -> tuple[Call | None, Array]:
     run = select(op, variant).run
     threads = thread_count(threads)
     q = problem.q
     shape = (*q.shape[:3], problem.v.shape[3])
     others = (problem.k_scale, problem.v_scale, problem.table, problem.lengths)
     result = output(out, shape, "float32", q, problem.k, problem.v, *(x for x in others if x is not None))
-    run(problem, result, threads)
-    return result
+    return run(problem, result, threads), result
+
+
+def _fixed(made: Call | None, problem: Attention, k_scale: Scale, v_scale: Scale) -> Call | None:
+    """The call with the arrays of scales given as numbers marked as the same in all calls of this kind."""
+    numbers = [
+        x for x, scale in ((problem.k_scale, k_scale), (problem.v_scale, v_scale)) if isinstance(scale, (int, float))
+    ]
+    if made is None or not numbers:
+        return made
+    arguments = (Held(x) if any(x is number for number in numbers) else x for x in made.arguments)
+    return made._replace(arguments=tuple(arguments))
 
 
 # ---- arguments ----
@@ -219,10 +242,6 @@ def _rows(x: Array) -> Array:
     if flags.aligned and x.strides[3] == size and not any(stride % size for stride in x.strides):
         return x
     return x.copy(order="C")
-
-
-def _match_whole(q: Shape, k: Shape, v: Shape) -> None:
-    _match(q, k, v, k[0] == q[0], f"({q[0]}, kv_heads, seq_kv, {q[3]})", k[1], v[1])
 
 
 def _match(q: Shape, k: Shape, v: Shape, outer: bool, expected: str, k_heads: int, v_heads: int) -> None:
@@ -314,133 +333,44 @@ def _numba(problem: Attention, out: Array, threads: int) -> None:
 _ISA = {name: native.constant(f"NPK_{name[2:].upper()}") for name in ("c-generic", "c-avx2", "c-avx512")}
 
 
-@kernel("attention", "c-generic", requires={"native"}, isa=_ISA["c-generic"])
-def _generic(problem: Attention, out: Array, threads: int) -> None:
+@kernel("attention", "c-generic", requires={"native"})
+def _generic(problem: Attention, out: Array, threads: int) -> Call:
     """Vectors of four floats, 4 x 8 tile."""
-    _native(_ISA["c-generic"], problem, out, threads)
+    return _native(_ISA["c-generic"], problem, out, threads)
 
 
-@kernel("attention", "c-avx2", requires={"native", "avx2", "fma", "f16c"}, isa=_ISA["c-avx2"])
-def _avx2(problem: Attention, out: Array, threads: int) -> None:
+@kernel("attention", "c-avx2", requires={"native", "avx2", "fma", "f16c"})
+def _avx2(problem: Attention, out: Array, threads: int) -> Call:
     """6 x 16 tile of fused multiply-adds."""
-    _native(_ISA["c-avx2"], problem, out, threads)
+    return _native(_ISA["c-avx2"], problem, out, threads)
 
 
-@kernel("attention", "c-avx512", requires={"native", "avx512f", "avx2", "fma", "f16c"}, isa=_ISA["c-avx512"])
-def _avx512(problem: Attention, out: Array, threads: int) -> None:
+@kernel("attention", "c-avx512", requires={"native", "avx512f", "avx2", "fma", "f16c"})
+def _avx512(problem: Attention, out: Array, threads: int) -> Call:
     """14 x 32 tile of fused multiply-adds."""
-    _native(_ISA["c-avx512"], problem, out, threads)
+    return _native(_ISA["c-avx512"], problem, out, threads)
 
 
-def _native(isa: int, p: Attention, out: Array, threads: int) -> None:
-    module = native.require_native()
-    lib, ffi = module.lib, module.ffi
+def _native(isa: int, p: Attention, out: Array, threads: int) -> Call:
     q, k, v = p.q, p.k, p.v
     batch, heads, seq_q, head_dim = q.shape
     blocks, block_size, kv_heads, v_head_dim = v.shape
-    shape = _shape(
-        (batch, heads, kv_heads, seq_q, head_dim, v_head_dim, p.seq_kv, blocks, block_size),
-        0 if p.table is None else p.table.shape[1],
-        q.strides,
-        (k.strides, k.itemsize),
-        (v.strides, v.itemsize),
-        None if p.k_scale is None else (p.k_scale.strides, 4),
-        None if p.v_scale is None else (p.v_scale.strides, 4),
-        (p.window, p.causal, f"NPK_KV_{p.kv_format}", p.scale),
-    )
-    operands = [_pointer(ffi, x) for x in (q, k, v)]
-    if p.k_scale is None and p.v_scale is None and p.table is None:
-        operands += [ffi.NULL] * 4
-    else:
-        operands += [_pointer(ffi, x) for x in (p.k_scale, p.v_scale, p.table, p.lengths)]
-    status = lib.npk_attention(isa, shape, *operands, _pointer(ffi, out), threads)
-    if status:
-        native.raise_for_status(status, f"attention {q.shape} over {p.seq_kv} keys")
-
-
-def _whole(isa: int, plan: tuple[object, Shape], q: Array, k: Array, v: Array, out: Any, threads: Any) -> Array:
-    """The usual call, with nothing between the checks and C: C-contiguous arrays and no scales."""
-    shape, out_shape = plan
-    threads = thread_count(threads)
-    plain = type(out) is np.ndarray and out.dtype is _FLOAT32 and out.shape == out_shape
-    if not (plain and out.flags.num & WRITABLE == WRITABLE):
-        out = output(out, out_shape, "float32", q, k, v)
+    table = 0 if p.table is None else p.table.shape[1]
+    seq_kv = p.seq_kv if p.table is None else table * block_size
+    sizes = batch, heads, kv_heads, seq_q, head_dim, v_head_dim, seq_kv, blocks, block_size
+    strides = [stride >> 2 for stride in q.strides[:3]]
+    for x in (k, v, p.k_scale, p.v_scale):
+        strides += (0, 0, 0) if x is None else _strides(x.strides, x.itemsize)
     module = native.require_native()
-    address, null = module.ffi.from_buffer, module.ffi.NULL
-    status = module.lib.npk_attention(
-        isa, shape, address(q), address(k), address(v), null, null, null, null, address(out), threads
-    )
-    if status:
-        native.raise_for_status(status, f"attention {q.shape} over {k.shape[2]} keys")
-    return out  # type: ignore[no-any-return]
-
-
-Layout: TypeAlias = tuple[Shape, int]
-
-
-@lru_cache(maxsize=256)
-def _plan(
-    q: Shape, k: Shape, v: Shape, q_dtype: Any, k_dtype: Any, v_dtype: Any, causal: bool, window: Any, scale: Any
-) -> tuple[object, Shape] | None:
-    """Of a call with C-contiguous arrays, all that their shapes decide: what C is told, and the shape of the result.
-
-    None when ``_operands`` has to look at dtypes or dimensions.
-
-    Raises:
-        InputError: the shapes or options do not fit.
-    """
-    if q_dtype != _FLOAT32 or k_dtype != v_dtype or k_dtype not in _KV_DTYPES or {len(q), len(k), len(v)} != {4}:
-        return None
-    _match_whole(q, k, v)
-    (batch, heads, seq_q, head_dim), (blocks, kv_heads, seq_kv, _), size = q, k, k_dtype.itemsize
-    sizes = batch, heads, kv_heads, seq_q, head_dim, v[3], seq_kv, blocks, seq_kv
-    rest = _window(window), causal, f"NPK_KV_{_KV_DTYPES[k_dtype]}", _scale(scale, head_dim)
-    (q_batch, q_head, q_row), k_steps, v_steps = (_steps(x, size) for x, size in ((q, 4), (k, size), (v, size)))
-    k_layout, v_layout = (((block, row, head), size) for block, head, row in (k_steps, v_steps))
-    shape = _shape(sizes, 0, (q_batch, q_head, q_row), k_layout, v_layout, None, None, rest)
-    return shape, (batch, heads, seq_q, v[3])
-
-
-def _steps(shape: Shape, size: int) -> tuple[int, int, int]:
-    """Strides, in bytes, of the outer dimensions of a C-contiguous array."""
-    row = shape[3] * size
-    return shape[1] * shape[2] * row, shape[2] * row, row
-
-
-@lru_cache(maxsize=256)
-def _shape(
-    sizes: tuple[int, ...],
-    table: int,
-    q: tuple[int, ...],
-    k: Layout,
-    v: Layout,
-    k_scale: Layout | None,
-    v_scale: Layout | None,
-    rest: tuple[int, bool, str, float],
-) -> object:
-    """The ``npk_attention_shape`` of a call; making one takes longer than a small call, so they are kept."""
-    module = native.require_native()
-    window, causal, kv_format, scale = rest
-    parts = [(0, 0, 0) if part is None else _strides(*part) for part in (k, v, k_scale, v_scale)]
-    values = (*sizes, table, *(stride >> 2 for stride in q[:3]), *(x for part in parts for x in part))
-    shape: object = module.ffi.new(
-        "npk_attention_shape *", (*values, window, causal, getattr(module.lib, kv_format), scale)
-    )
-    return shape
+    kv_format = native.constant(f"NPK_KV_{p.kv_format}")
+    shape = module.ffi.new("npk_attention_shape *", (*sizes, table, *strides, p.window, p.causal, kv_format, p.scale))
+    made = call("npk_attention", isa, Held(shape), q, k, v, p.k_scale, p.v_scale, p.table, p.lengths, out, threads)
+    if made.status:
+        native.raise_for_status(made.status, f"attention {q.shape} over {p.seq_kv} keys")
+    return made
 
 
 def _strides(strides: tuple[int, ...], size: int) -> tuple[int, int, int]:
     """Strides of (blocks, tokens, heads, ...) in elements, in the order block, head, row."""
     block, row, head = strides[:3]
     return block // size, head // size, row // size
-
-
-def _pointer(ffi: Any, x: Array | None) -> object:
-    """What C needs of an array. The caller keeps it alive."""
-    if x is None or not x.size:
-        return ffi.NULL
-    if x.flags.c_contiguous:
-        return ffi.from_buffer(x)
-    if x.ndim == 4 and (heads_first := x.transpose(0, 2, 1, 3)).flags.c_contiguous:
-        return ffi.from_buffer(heads_first)  # a tenth of the time of the other way
-    return ffi.cast("void *", x.__array_interface__["data"][0])

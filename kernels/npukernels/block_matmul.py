@@ -18,10 +18,14 @@ import numpy as np
 import numpy.typing as npt
 
 from npukernels import native
-from npukernels.arguments import array, output, pointer, thread_count
-from npukernels.formats import decode
+from npukernels.arguments import array, contiguous, output, thread_count
+from npukernels.formats import FloatFormat, decode, get_format
 from npukernels.registry import kernel, select
+from npukernels.rowargs import INSTRUCTION_SETS
+from npukernels.shortcuts import Call, Held, Shortcut, call
 from npusim.errors import InputError, Problem
+
+_SHORTCUT = Shortcut(arrays=5, options=8, written=(4,))
 
 Float32: TypeAlias = npt.NDArray[np.float32]
 
@@ -62,23 +66,61 @@ def block_gemm(
     Raises:
         InputError: bad dtype, shape, format or block, or a variant that does not exist or cannot run here.
     """
-    given = (a, b, a_scale, b_scale)
+    given = a, b, a_scale, b_scale, out, fmt, b_fmt, scale_fmt, block, columns, alpha, variant, threads
+    if (done := _SHORTCUT.run(*given)) is not None:
+        return done
     left, right = _decoded(a, "a", fmt), _decoded(b, "b", fmt if b_fmt is None else b_fmt)
     (m, k), (rows, n) = left.shape, right.shape
     if rows != k:
         raise InputError(Problem(f"b has {rows} rows, a has {k} columns", "b", allowed=f"b of shape ({k}, n)"))
     block, columns = _count(block, "block"), _count(columns, "columns")
     blocks = math.ceil(k / block)
-    a_scale = _scales(a_scale, "a_scale", scale_fmt, (m, blocks))
-    tiles = _scales(b_scale, "b_scale", scale_fmt, (blocks, math.ceil(n / columns)))
-    b_scale = np.ascontiguousarray(tiles[:, np.arange(n) // columns])
+    shapes = (m, blocks), (blocks, math.ceil(n / columns))
+    rows = _scales(a_scale, "a_scale", scale_fmt, shapes[0])
+    tiles = _scales(b_scale, "b_scale", scale_fmt, shapes[1])
+    cols = np.ascontiguousarray(tiles[:, np.arange(n) // columns])
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float, np.floating)):
         raise InputError(Problem(f"alpha is {alpha!r}"[:100], "alpha", allowed="a number"))
-    run = select("block_gemm", variant).run
+    chosen = select("block_gemm", variant)
     threads = thread_count(threads)
-    result: Float32 = output(out, (m, n), "float32", *given)
-    run(left, right, a_scale, b_scale, block, float(alpha), result, threads)
+    result: Float32 = output(out, (m, n), "float32", *given[:4])
+    chosen.run(left, right, rows, cols, block, float(alpha), result, threads)
+    if chosen.variant in INSTRUCTION_SETS:
+        _SHORTCUT.keep(given, _codes_call(chosen.variant, given, shapes, (m, n, k), result, threads), result)
     return result
+
+
+def _codes_call(
+    variant: str,
+    given: tuple[Any, ...],
+    shapes: tuple[tuple[int, int], tuple[int, int]],
+    sizes: tuple[int, int, int],
+    out: Float32,
+    threads: int,
+) -> Call | None:
+    """What C does for later calls like this one, which decodes too; None where it cannot."""
+    a, b, a_scale, b_scale, _, fmt, b_fmt, scale_fmt, block, columns, alpha, *_ = given
+    formats = [get_format(fmt), get_format(fmt if b_fmt is None else b_fmt)]
+    kind = {None: ("FLOAT", 4), "e8m0": ("E8M0", 1), "fp8": ("FP8", 1)}.get(scale_fmt)
+    narrow = all(isinstance(f, FloatFormat) and f.bits <= 8 for f in formats)
+    plain = all(x.itemsize == 1 and contiguous(x) is x for x in (a, b))
+    if kind is None or not narrow or not plain or {a_scale.itemsize, b_scale.itemsize} != {kind[1]}:
+        return None
+    steps: list[int] = []
+    for x, shape in zip((a_scale, b_scale), shapes, strict=True):
+        steps += np.broadcast_to(x, shape).strides
+        if not x.flags.aligned:
+            return None
+    if any(step % kind[1] for step in steps):
+        return None
+    numbers = [y for f in formats for y in (native.constant(f"NPK_FMT_{f.name.upper()}"), f.bits)]
+    rule = (
+        *numbers, native.constant(f"NPK_SCALE_{kind[0]}"), int(block), int(columns),
+        *(step // kind[1] for step in steps), float(alpha),
+    )  # fmt: skip
+    held = Held(native.require_native().ffi.new("npk_block_rule *", rule))
+    isa = native.constant(INSTRUCTION_SETS[variant][0])
+    return Call(0, "npk_block_gemm_codes", (isa, held, *sizes, a, b, a_scale, b_scale, out, threads))
 
 
 @kernel("block_gemm", "ref")
@@ -122,11 +164,10 @@ def _run(
     out: Float32,
     threads: int,
 ) -> None:
-    lib = native.require_native().lib
     (m, k), n = a.shape, b.shape[1]
-    operands = (pointer(x) for x in (a, b, a_scale, b_scale, out))
-    status = lib.npk_block_gemm(getattr(lib, isa), m, n, k, block, *operands, threads)
-    native.raise_for_status(status, f"block_gemm {a.shape} x {b.shape}")
+    level = native.constant(isa)
+    made = call("npk_block_gemm", level, m, n, k, block, a, b, a_scale, b_scale, out, threads)
+    native.raise_for_status(made.status, f"block_gemm {a.shape} x {b.shape}")
     if alpha != 1.0:
         with np.errstate(all="ignore"):
             np.multiply(out, np.float32(alpha), out=out)

@@ -12,11 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from npukernels import formats, native
-from npukernels.arguments import array, contiguous, output, pointer, thread_count
+from npukernels.arguments import array, contiguous, output, thread_count
 from npukernels.cases import Case, Draw, frozen, maker
 from npukernels.formats import Codes, FloatFormat
 from npukernels.registry import kernel, select
+from npukernels.shortcuts import Call, Shortcut, call
 from npusim.errors import InputError, Problem
+
+_CAST = Shortcut(arrays=2, options=5, written=(1,))
 
 CASTS = tuple(name for name, f in formats.FORMATS.items() if isinstance(f, FloatFormat))
 
@@ -59,6 +62,9 @@ def cast(
     Raises:
         InputError: unknown format, a dtype without a format, bad ``out``, or a variant that cannot run here.
     """
+    arguments = x, out, to, source, saturate, variant, threads
+    if (done := _CAST.run(*arguments)) is not None:
+        return done
     run = select("cast", variant).run
     threads = thread_count(threads)
     target = None if _is_fp32(to) else _float_format(to, "to")
@@ -69,12 +75,15 @@ def cast(
         assert target is not None
         values = contiguous(array(x, "x", ("float32",)))
         result = output(out, values.shape, code_dtype(target), values)
-        run(target, True, values, result, target.saturates if saturate is None else bool(saturate), threads)
+        made = run(target, True, values, result, target.saturates if saturate is None else bool(saturate), threads)
+        _CAST.keep(arguments, made, result)
         return result
     codes = contiguous(formats.as_codes(x, given))
     if target is None:
         result = output(out, codes.shape, "float32", codes)
-        run(given, False, codes, result, False, threads)
+        made = run(given, False, codes, result, False, threads)
+        if given.bits == 8 * codes.itemsize:  # else a code may be out of range
+            _CAST.keep(arguments, made, result)
         return result
     result = output(out, codes.shape, code_dtype(target), codes)
     wide = np.empty(codes.shape, np.float32)
@@ -121,32 +130,32 @@ def _ref(f: FloatFormat, encode: bool, x: Codes, out: Codes, saturate: bool, thr
 
 
 @kernel("cast", "c-generic", requires={"native"})
-def _generic(f: FloatFormat, encode: bool, x: Codes, out: Codes, saturate: bool, threads: int) -> None:
+def _generic(f: FloatFormat, encode: bool, x: Codes, out: Codes, saturate: bool, threads: int) -> Call:
     """Portable C11, four lanes."""
-    _cast("NPK_GENERIC", f, encode, x, out, saturate, threads)
+    return _cast("NPK_GENERIC", f, encode, x, out, saturate, threads)
 
 
 @kernel("cast", "c-avx2", requires={"native", "avx2"})
-def _avx2(f: FloatFormat, encode: bool, x: Codes, out: Codes, saturate: bool, threads: int) -> None:
+def _avx2(f: FloatFormat, encode: bool, x: Codes, out: Codes, saturate: bool, threads: int) -> Call:
     """Eight lanes."""
-    _cast("NPK_AVX2", f, encode, x, out, saturate, threads)
+    return _cast("NPK_AVX2", f, encode, x, out, saturate, threads)
 
 
 @kernel("cast", "c-avx512", requires={"native", "avx512f"})
-def _avx512(f: FloatFormat, encode: bool, x: Codes, out: Codes, saturate: bool, threads: int) -> None:
+def _avx512(f: FloatFormat, encode: bool, x: Codes, out: Codes, saturate: bool, threads: int) -> Call:
     """Sixteen lanes."""
-    _cast("NPK_AVX512", f, encode, x, out, saturate, threads)
+    return _cast("NPK_AVX512", f, encode, x, out, saturate, threads)
 
 
-def _cast(isa: str, f: FloatFormat, encode: bool, x: Codes, out: Codes, saturate: bool, threads: int) -> None:
-    lib = native.require_native().lib
-    name, level = getattr(lib, f"NPK_FMT_{f.name.upper()}"), getattr(lib, isa)
+def _cast(isa: str, f: FloatFormat, encode: bool, x: Codes, out: Codes, saturate: bool, threads: int) -> Call:
+    name, level = native.constant(f"NPK_FMT_{f.name.upper()}"), native.constant(isa)
     if encode:
-        status = lib.npk_encode(level, name, saturate, x.size, pointer(x), pointer(out), threads)
+        made = call("npk_encode", level, name, saturate, x.size, x, out, threads)
     else:
-        status = lib.npk_decode(level, name, x.size, pointer(x), pointer(out), threads)
-    if status:
-        native.raise_for_status(status, f"cast of {x.size} elements")
+        made = call("npk_decode", level, name, x.size, x, out, threads)
+    if made.status:
+        native.raise_for_status(made.status, f"cast of {x.size} elements")
+    return made
 
 
 @maker("cast", CASTS, m=None, n=None)

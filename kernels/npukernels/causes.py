@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from npukernels import causes_ops as ops
 from npukernels import causes_product as products
 from npukernels.cases import Case
 from npukernels.outputs import Float64, is_integer, limits
@@ -230,7 +231,24 @@ def _region(e: Evidence) -> str:
         if last == size - 1 and first >= size / 2:
             plural = f"{name}s" if e.bad.ndim == 2 else f"indices of {name},"
             return f"edge tile: only {plural} {first} to {last} of {size} are wrong"
-    return ""
+    return _inner_tile(e, where)
+
+
+def _inner_tile(e: Evidence, where: npt.NDArray[np.intp]) -> str:
+    """A box of at most a quarter of the output that the bad elements fill."""
+    if e.bad.ndim < 2 or len(where) < 4:
+        return ""
+    low, high = where.min(axis=0), where.max(axis=0) + 1
+    box = int(np.prod(high - low))
+    if 4 * box > e.bad.size or len(where) < 0.75 * box:
+        return ""
+    parts = [
+        f"{e.axis_name(axis)}{'s' if e.bad.ndim == 2 else ''} {low[axis]} to {high[axis] - 1}"
+        for axis in range(e.bad.ndim)
+        if high[axis] - low[axis] < e.bad.shape[axis]
+    ]
+    zero = "; all its elements are zero: not written" if not e.got[e.bad].any() else ""
+    return f"inner tile: only {' and '.join(parts)} are wrong{zero}"
 
 
 # -- a factor or an addend -----------------------------------------------------------------------------------------
@@ -406,17 +424,23 @@ def _narrow(e: Evidence) -> str:
     nmse = float(np.sum(e.error**2)) / power if power else float("inf")
     if e.case.out_dtype != "float32" or nmse > 0.1:
         return ""
+    if e.bad.mean() < 0.05 and e.bad.size >= 64:
+        return f"unexplained: only {int(e.bad.sum())} of {e.bad.size} elements are wrong, in no single region"
     for name, (narrow, unit) in products.NARROWER.items():
         if not np.array_equal(narrow(e.got), e.got):
             continue
         if (np.abs(e.error) <= 2 * unit * np.abs(e.expected) + WITHIN * e.case.bound).all():
             return f"output precision: every element is the expected one in {name}"
         return f"low-precision accumulator: every element is a {name} number, with errors beyond one rounding"
-    return f"precision: small errors everywhere (NMSE {nmse:.1g}), inputs or sums in a narrower format"
+    return f"precision: small errors everywhere (NMSE {nmse:.1g}), as of inputs, sums or a function of fewer bits"
 
 
 def _product(e: Evidence) -> str:
     return products.guess(e.case, e.got, WITHIN)
+
+
+def _of_the_op(e: Evidence) -> str:
+    return ops.guess(e.case, e.got, WITHIN)
 
 
 _RULES: tuple[Callable[[Evidence], str], ...] = (
@@ -426,6 +450,7 @@ _RULES: tuple[Callable[[Evidence], str], ...] = (
     _not_written,
     _rearranged,
     _region,
+    _of_the_op,
     _steps_off,
     _scale,
     _sums,

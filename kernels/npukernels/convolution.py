@@ -7,9 +7,13 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from npukernels import native
-from npukernels.arguments import Array, array, contiguous, output, pointer, thread_count
+from npukernels.arguments import Array, array, contiguous, output, thread_count
 from npukernels.registry import kernel, select
+from npukernels.shortcuts import Call, Held, Shortcut, call
 from npusim.errors import InputError, Problem
+
+_CONV = Shortcut(arrays=3, options=6, written=(2,))
+_DEPTHWISE = Shortcut(arrays=3, options=5, written=(2,))
 
 Pair: TypeAlias = int | tuple[int, int]
 
@@ -47,6 +51,9 @@ def conv2d(
     Raises:
         InputError: bad dtype, shape, geometry or ``out``.
     """
+    given = x, w, out, stride, padding, dilation, groups, variant, threads
+    if (done := _CONV.run(*given)) is not None:
+        return done
     x, w = array(x, "x", ("float32",), (4,)), array(w, "w", ("float32",), (4,))
     geometry = _geometry(x, w, stride, padding, dilation)
     groups = _whole(groups, "groups", 1)
@@ -55,7 +62,7 @@ def conv2d(
         problem = f"x has {channels} channels, w {depth} x {filters}, with {groups} groups"
         raise InputError(Problem(problem, "w", allowed="channels = groups x w.shape[2], filters in equal groups"))
     result = output(out, (x.shape[0], *_out_size(x, w, geometry), filters), "float32", x, w)
-    select("conv2d", variant).run(x, w, geometry, groups, result, thread_count(threads))
+    _CONV.keep(given, select("conv2d", variant).run(x, w, geometry, groups, result, thread_count(threads)), result)
     return result
 
 
@@ -85,13 +92,17 @@ def depthwise_conv2d(
     Raises:
         InputError: bad dtype, shape, geometry or ``out``.
     """
+    given = x, w, out, stride, padding, dilation, variant, threads
+    if (done := _DEPTHWISE.run(*given)) is not None:
+        return done
     x, w = array(x, "x", ("float32",), (4,)), array(w, "w", ("float32",), (3,))
     geometry = _geometry(x, w, stride, padding, dilation)
     if x.shape[3] != w.shape[2]:
         problem = Problem(f"x has {x.shape[3]} channels, w {w.shape[2]}", "w", allowed="as many")
         raise InputError(problem)
     result = output(out, (x.shape[0], *_out_size(x, w, geometry), w.shape[2]), "float32", x, w)
-    select("depthwise_conv2d", variant).run(x, w, geometry, result, thread_count(threads))
+    made = select("depthwise_conv2d", variant).run(x, w, geometry, result, thread_count(threads))
+    _DEPTHWISE.keep(given, made, result)
     return result
 
 
@@ -142,12 +153,12 @@ def _depthwise_ref(x: Array, w: Array, geometry: Geometry, out: Array, threads: 
 
 def _register(variant: str, isa: str, requires: set[str]) -> None:
     @kernel("conv2d", variant, requires=requires)
-    def _conv(x: Array, w: Array, geometry: Geometry, groups: int, out: Array, threads: int) -> None:
-        _call("npk_conv2d", isa, x, w, geometry, groups, out, threads)
+    def _conv(x: Array, w: Array, geometry: Geometry, groups: int, out: Array, threads: int) -> Call:
+        return _call("npk_conv2d", isa, x, w, geometry, groups, out, threads)
 
     @kernel("depthwise_conv2d", variant, requires=requires)
-    def _depthwise(x: Array, w: Array, geometry: Geometry, out: Array, threads: int) -> None:
-        _call("npk_depthwise_conv2d", isa, x, w, geometry, 1, out, threads)
+    def _depthwise(x: Array, w: Array, geometry: Geometry, out: Array, threads: int) -> Call:
+        return _call("npk_depthwise_conv2d", isa, x, w, geometry, 1, out, threads)
 
 
 _register("c-generic", "NPK_GENERIC", {"native"})
@@ -155,15 +166,15 @@ _register("c-avx2", "NPK_AVX2", {"native", "avx2", "fma", "f16c"})
 _register("c-avx512", "NPK_AVX512", {"native", "avx512f", "f16c"})
 
 
-def _call(entry: str, isa: str, x: Array, w: Array, geometry: Geometry, groups: int, out: Array, threads: int) -> None:
-    module = native.require_native()
+def _call(entry: str, isa: str, x: Array, w: Array, geometry: Geometry, groups: int, out: Array, threads: int) -> Call:
     stride, padding, dilation = geometry
     x, w = contiguous(x), contiguous(w)
     sizes = [*x.shape, out.shape[3], *w.shape[:2], *stride, *dilation, *padding, *out.shape[1:3], groups]
-    shape = module.ffi.new("npk_conv_shape *", sizes)
-    isa_code = getattr(module.lib, isa)
-    status = getattr(module.lib, entry)(isa_code, shape, pointer(x), pointer(w), pointer(out), threads)
-    native.raise_for_status(status, f"{entry[4:]} {x.shape} by {w.shape}")
+    shape = Held(native.require_native().ffi.new("npk_conv_shape *", sizes))
+    made = call(entry, native.constant(isa), shape, x, w, out, threads)
+    if made.status:
+        native.raise_for_status(made.status, f"{entry[4:]} {x.shape} by {w.shape}")
+    return made
 
 
 def _geometry(x: Array, w: Array, stride: Any, padding: Any, dilation: Any) -> Geometry:

@@ -42,11 +42,6 @@ class PackedInt8:
     sums: npt.NDArray[np.int32]
 
     @functools.cached_property
-    def pointers(self) -> tuple[object, object]:
-        """What C needs of ``panels`` and ``sums``; made once."""
-        return pointer(self.panels), pointer(self.sums)
-
-    @functools.cached_property
     def moved_zero(self) -> npt.NDArray[np.int32]:
         """The zero points that the panels of a uint8 matrix have when its own are zero."""
         return np.full(self.n, -128, np.int32)

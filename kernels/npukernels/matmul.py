@@ -11,16 +11,13 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeGuard
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from npukernels import formats, native
 from npukernels.arguments import (
-    MAX_THREADS,
-    ORDERED,
-    ORDERED_COLUMNS,
     WRITABLE,
     Array,
     array,
@@ -30,12 +27,16 @@ from npukernels.arguments import (
     thread_count,
 )
 from npukernels.registry import kernel, select
+from npukernels.shortcuts import Call, Shortcut, call, checked_call
 from npusim.errors import InputError, Problem
 
 AnyArray: TypeAlias = npt.NDArray[Any]
 
 KINDS = ("float32", "float16", "uint16")
 FORMATS = {"fp32": "float32", "fp16": "float16", "bf16": "uint16"}
+
+_GEMM = Shortcut(arrays=3, options=3, written=(2,))
+_PACKED = Shortcut(arrays=3, options=5, written=(2,))
 
 _F32 = np.dtype(np.float32)
 _DTYPES = tuple(np.dtype(name) for name in KINDS)  # dtype.name takes microseconds; comparing dtypes does not
@@ -88,63 +89,17 @@ def gemm(
     """
     if type(b) is Packed:
         return _gemm_packed(a, b, out, out_dtype, variant, threads)
+    given = a, b, out, out_dtype, variant, threads
+    if (done := _GEMM.run(*given)) is not None:
+        return done
     chosen = select("gemm", variant)
-    if type(threads) is not int or not 0 < threads <= MAX_THREADS:
-        threads = thread_count(threads)
-    # C-contiguous matrices, the common case, and the transposes of float32 weights skip the general checks: they take
-    # longer than a small product.
-    isa = chosen.isa
-    if isa is not None and out_dtype is None and _ordered(a) and (out is None or _ordered(out)):
-        if _ordered(b):
-            return _in_order(isa, a, b, out, threads)
-        if _transposed(b) and a.dtype is _F32 and (out is None or out.dtype is _F32):
-            return _in_order(isa, a, b, out, threads, True)
+    threads = thread_count(threads)
     a, b = _factor(a, "a"), _factor(b, "b")
     if a.shape[-1] != b.shape[-2]:
         raise _mismatch(a, b.shape)
-    result = _output(out, out_dtype, _product_shape(a, b), a, b, in_c=isa is not None)
-    chosen.run(a, b, result, threads)
+    result = _output(out, out_dtype, _product_shape(a, b), a, b, in_c=chosen.in_c)
+    _GEMM.keep(given, chosen.run(a, b, result, threads), result)
     return result if out is None else out
-
-
-def _ordered(x: Any) -> TypeGuard[AnyArray]:
-    """Whether C takes ``x`` as it is."""
-    return type(x) is np.ndarray and x.dtype in _C_TYPES and x.ndim == 2 and x.flags.num & ORDERED == ORDERED
-
-
-def _transposed(x: AnyArray | Packed) -> TypeGuard[Array]:
-    """Whether ``x`` is the transpose of a float32 matrix that C takes as it is."""
-    return (
-        type(x) is np.ndarray and x.dtype is _F32 and x.ndim == 2 and x.flags.num & ORDERED_COLUMNS == ORDERED_COLUMNS
-    )
-
-
-def _in_order(
-    isa: int, a: AnyArray, b: AnyArray, out: AnyArray | None, threads: int, transposed: bool = False
-) -> AnyArray:
-    """The product of matrices that are ``_ordered``, or float32 and ``b`` ``_transposed``.
-
-    They fill their ranges of addresses, which C compares to find shared memory.
-    """
-    (m, k), (rows, n) = a.shape, b.shape
-    if k != rows:
-        raise _mismatch(a, b.shape)
-    if out is None:
-        out = floats(m, n)
-    elif out.shape != (m, n) or not out.flags.writeable:
-        out = checked_output(out, (m, n), kinds=KINDS)
-    module = native.require_native()
-    lib, address = module.lib, module.ffi.from_buffer
-    if transposed:
-        status = lib.npk_sgemm(isa, m, n, k, address(a), k, 1, address(b.T), 1, k, address(out), n, 1, threads)
-    else:
-        status = lib.npk_gemm_plain(
-            isa, m, n, k, _C_TYPES[a.dtype], address(a), _C_TYPES[b.dtype], address(b), _C_TYPES[out.dtype],
-            address(out), threads,
-        )  # fmt: skip
-    if status:
-        native.raise_for_status(status, f"gemm {a.shape} x {b.shape}")
-    return out
 
 
 def prepack(b: AnyArray, *, variant: str | None = None) -> Packed:
@@ -171,9 +126,7 @@ def prepack(b: AnyArray, *, variant: str | None = None) -> Packed:
     isa = _ISA[chosen]
     count = lib.npk_gemm_packed_size(isa, shape[1], shape[0])
     packed = floats(1, count if count >= 0 else 2**62)[0]
-    status = lib.npk_gemm_pack(isa, shape[1], shape[0], _C_TYPES[b.dtype], *operand(b), _address(packed))
-    if status:
-        native.raise_for_status(status, f"prepack {b.shape}")
+    checked_call("prepack", "npk_gemm_pack", isa, shape[1], shape[0], _C_TYPES[b.dtype], *operand(b), packed)
     packed.flags.writeable = False
     return Packed(chosen, shape, packed)
 
@@ -181,6 +134,9 @@ def prepack(b: AnyArray, *, variant: str | None = None) -> Packed:
 def _gemm_packed(
     a: AnyArray, b: Packed, out: AnyArray | None, out_dtype: str | None, variant: str | None, threads: Any
 ) -> AnyArray:
+    given = a, b.data, out, b.variant, b.shape, out_dtype, variant, threads
+    if (done := _PACKED.run(*given)) is not None:
+        return done
     if variant is not None and select("gemm", variant).variant != b.variant:
         what = f"b is packed for variant {b.variant!r}, not {variant!r}"
         raise InputError(Problem(what, "variant", allowed=b.variant, hint=f"prepack(b, variant={variant!r})"))
@@ -192,7 +148,7 @@ def _gemm_packed(
     result = _output(out, out_dtype, (*a.shape[:-1], b.shape[1]), a, b.data)
     rows = a if a.ndim == 2 else a.reshape(math.prod(a.shape[:-1]), a.shape[-1])
     if result.ndim == 2 and (result.dtype == _F32 or result.strides[1] == result.itemsize or result.size == 0):
-        _packed_product(rows, b, result, threads)
+        _PACKED.keep(given, _packed_product(rows, b, result, threads), result)
     else:
         flat = np.empty((rows.shape[0], b.shape[1]), result.dtype)
         _packed_product(rows, b, flat, threads)
@@ -200,15 +156,15 @@ def _gemm_packed(
     return result
 
 
-def _packed_product(a: AnyArray, b: Packed, out: AnyArray, threads: int) -> None:
-    lib = native.require_native().lib
+def _packed_product(a: AnyArray, b: Packed, out: AnyArray, threads: int) -> Call:
     (m, k), n = a.shape, b.shape[1]
-    status = lib.npk_gemm_packed(
-        _ISA[b.variant], m, n, k, _C_TYPES[a.dtype], *operand(a), _address(b.data), _C_TYPES[out.dtype],
+    made = call(
+        "npk_gemm_packed", _ISA[b.variant], m, n, k, _C_TYPES[a.dtype], *operand(a), b.data, _C_TYPES[out.dtype],
         *operand(out), threads,
     )  # fmt: skip
-    if status:
-        native.raise_for_status(status, f"gemm {a.shape} x {b.shape}")
+    if made.status:
+        native.raise_for_status(made.status, f"gemm {a.shape} x {b.shape}")
+    return made
 
 
 def as_float32(x: AnyArray) -> Array:
@@ -338,77 +294,81 @@ def _numba(a: AnyArray, b: AnyArray, out: AnyArray, threads: int) -> None:
 _ISA = {name: native.constant(f"NPK_{name[2:].upper()}") for name in ("c-generic", "c-avx2", "c-avx512")}
 
 
-@kernel("gemm", "c-generic", requires={"native"}, isa=_ISA["c-generic"])
-def _generic(a: AnyArray, b: AnyArray, out: AnyArray, threads: int) -> None:
+@kernel("gemm", "c-generic", requires={"native"})
+def _generic(a: AnyArray, b: AnyArray, out: AnyArray, threads: int) -> Call | None:
     """Portable C11, 4 x 8 tile."""
-    _native(_ISA["c-generic"], a, b, out, threads)
+    return _native(_ISA["c-generic"], a, b, out, threads)
 
 
-@kernel("gemm", "c-avx2", requires={"native", "avx2", "fma", "f16c"}, isa=_ISA["c-avx2"])
-def _avx2(a: AnyArray, b: AnyArray, out: AnyArray, threads: int) -> None:
+@kernel("gemm", "c-avx2", requires={"native", "avx2", "fma", "f16c"})
+def _avx2(a: AnyArray, b: AnyArray, out: AnyArray, threads: int) -> Call | None:
     """6 x 16 tile of fused multiply-adds."""
-    _native(_ISA["c-avx2"], a, b, out, threads)
+    return _native(_ISA["c-avx2"], a, b, out, threads)
 
 
-@kernel("gemm", "c-avx512", requires={"native", "avx512f", "f16c"}, isa=_ISA["c-avx512"])
-def _avx512(a: AnyArray, b: AnyArray, out: AnyArray, threads: int) -> None:
+@kernel("gemm", "c-avx512", requires={"native", "avx512f", "f16c"})
+def _avx512(a: AnyArray, b: AnyArray, out: AnyArray, threads: int) -> Call | None:
     """14 x 32 tile of fused multiply-adds."""
-    _native(_ISA["c-avx512"], a, b, out, threads)
+    return _native(_ISA["c-avx512"], a, b, out, threads)
 
 
-def _native(isa: int, a: AnyArray, b: AnyArray, out: AnyArray, threads: int) -> None:
+def _native(isa: int, a: AnyArray, b: AnyArray, out: AnyArray, threads: int) -> Call | None:
+    """The call of C when one did it all."""
     if not (a.dtype is b.dtype is out.dtype is _F32 and a.ndim == b.ndim == 2):
-        _native_batch(isa, a, b, out, threads)
-        return
-    lib = native.require_native().lib
+        return _native_batch(isa, a, b, out, threads)
     m, k = a.shape
-    status = lib.npk_sgemm(isa, m, b.shape[1], k, *operand(a), *operand(b), *operand(out), threads)
-    if status == lib.NPK_EALIAS:
+    made = call("npk_sgemm", isa, m, b.shape[1], k, *operand(a), *operand(b), *operand(out), threads)
+    if made.status == native.constant("NPK_EALIAS"):
         checked_output(out, out.shape, a, b)  # C looks at ranges of addresses; between their elements there may be room
         fresh = floats(*out.shape)
         _native(isa, a, b, fresh, threads)
         out[...] = fresh
-    elif status:
-        native.raise_for_status(status, f"gemm {a.shape} x {b.shape}")
+        return None
+    if made.status:
+        native.raise_for_status(made.status, f"gemm {a.shape} x {b.shape}")
+    return made
 
 
-def _native_batch(isa: int, a: AnyArray, b: AnyArray, out: AnyArray, threads: int) -> None:
+def _native_batch(isa: int, a: AnyArray, b: AnyArray, out: AnyArray, threads: int) -> Call | None:
     """Any formats and leading dimensions: the innermost of these is a loop in C, the others loop here."""
     if out.size == 0:
-        return
+        return None
     lead = out.shape[:-2]
-    left, right = (_readable(np.broadcast_to(x, (*lead, *x.shape[-2:])), x) for x in (a, b))
+    if lead:
+        a, b = (np.broadcast_to(_readable(x), (*lead, *x.shape[-2:])) for x in (a, b))
+    else:
+        a, b = _readable(a), _readable(b)
     target = out
     if out.itemsize == 2 and out.shape[-1] > 1 and out.strides[-1] != 2:
         target = np.empty(out.shape, out.dtype)
-    for index in np.ndindex(lead[:-1]):
-        _one_batch(isa, left[index], right[index], target[index], threads)
+    if len(lead) <= 1:
+        made = _one_batch(isa, a, b, target, threads)
+    else:
+        made = None
+        for index in np.ndindex(lead[:-1]):
+            _one_batch(isa, a[index], b[index], target[index], threads)
     if target is not out:
         out[...] = target
+        return None
+    return made
 
 
-def _readable(x: AnyArray, source: AnyArray) -> AnyArray:
+def _readable(x: AnyArray) -> AnyArray:
     """``x``, or a copy when its elements are not on steps of their own size."""
-    aligned = source.flags.aligned and not any(step % source.itemsize for step in source.strides)
+    aligned = x.flags.aligned and not any(step % x.itemsize for step in x.strides)
     return x if aligned else np.array(x, order="C")
 
 
-def _one_batch(isa: int, a: AnyArray, b: AnyArray, out: AnyArray, threads: int) -> None:
-    lib = native.require_native().lib
+def _one_batch(isa: int, a: AnyArray, b: AnyArray, out: AnyArray, threads: int) -> Call:
     stack = out.ndim == 3
     batch, (m, k), n = out.shape[0] if stack else 1, a.shape[-2:], b.shape[-1]
 
-    def pieces(x: AnyArray) -> tuple[int, object, int, int, int]:
+    def pieces(x: AnyArray) -> tuple[int, AnyArray, int, int, int]:
         steps = [stride // x.itemsize for stride in x.strides]
         columns = 1 if x.shape[-1] <= 1 else steps[-1]
-        return _C_TYPES[x.dtype], _address(x), steps[0] if stack else 0, steps[-2], columns
+        return _C_TYPES[x.dtype], x, steps[0] if stack else 0, steps[-2], columns
 
-    status = lib.npk_gemm(
-        isa, batch, m, n, k, *pieces(a), *pieces(b), *pieces(out), threads
-    )  # fmt: skip
-    if status:
-        native.raise_for_status(status, f"gemm {a.shape} x {b.shape}")
-
-
-def _address(x: AnyArray) -> object:
-    return native.require_native().ffi.cast("void *", x.__array_interface__["data"][0])
+    made = call("npk_gemm", isa, batch, m, n, k, *pieces(a), *pieces(b), *pieces(out), threads)
+    if made.status:
+        native.raise_for_status(made.status, f"gemm {a.shape} x {b.shape}")
+    return made

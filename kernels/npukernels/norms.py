@@ -28,7 +28,12 @@ from npukernels.rowargs import (
     vector,
     widen,
 )
+from npukernels.shortcuts import Call, Shortcut, checked_call
 from npusim.errors import InputError, Problem
+
+_LAYERNORM = Shortcut(arrays=4, options=3, written=(3,))
+_RMSNORM = Shortcut(arrays=4, options=3, written=(2, 3))
+_SOFTMAX = Shortcut(arrays=2, options=3, written=(1,))
 
 Float64 = npt.NDArray[np.float64]
 Vector = npt.NDArray[np.float32] | None
@@ -62,6 +67,9 @@ def layernorm(
     Raises:
         InputError: bad dtype, shape or ``out``, or a variant that does not exist or cannot run here.
     """
+    given = x, weight, bias, out, eps, variant, threads
+    if (done := _LAYERNORM.run(*given)) is not None:
+        return done
     x = rows_argument(x, "x")
     columns = x.shape[-1]
     if weight is not None:
@@ -70,7 +78,8 @@ def layernorm(
         bias = vector(bias, "bias", columns)
     chosen = select("layernorm", variant)
     result = rows_output(chosen.in_c, out, x, weight, bias)
-    chosen.run(x, weight, bias, positive(eps, "eps"), result, thread_count(threads))
+    made = chosen.run(x, weight, bias, positive(eps, "eps"), result, thread_count(threads))
+    _LAYERNORM.keep(given, made, result)
     return result
 
 
@@ -102,6 +111,9 @@ def rmsnorm(
     Raises:
         InputError: bad dtype, shape, ``residual`` or ``out``, or a variant that does not exist or cannot run here.
     """
+    given = x, weight, residual, out, eps, variant, threads
+    if (done := _RMSNORM.run(*given)) is not None:
+        return done
     x = rows_argument(x, "x")
     if weight is not None:
         weight = vector(weight, "weight", x.shape[-1])
@@ -111,7 +123,8 @@ def rmsnorm(
     result = rows_output(chosen.in_c, out, x, weight)
     if residual is not None and np.may_share_memory(result, residual):
         raise InputError(Problem("out shares memory with residual", "out", allowed="memory of its own"))
-    chosen.run(x, weight, positive(eps, "eps"), residual, result, thread_count(threads))
+    made = chosen.run(x, weight, positive(eps, "eps"), residual, result, thread_count(threads))
+    _RMSNORM.keep(given, made, result)
     return result
 
 
@@ -155,10 +168,14 @@ def softmax(
     Raises:
         InputError: bad dtype, shape or ``out``, or a variant that does not exist or cannot run here.
     """
+    given = x, out, log, variant, threads
+    if (done := _SOFTMAX.run(*given)) is not None:
+        return done
     x = rows_argument(x, "x")
     chosen = select("softmax", variant)
     result = rows_output(chosen.in_c, out, x)
-    chosen.run(x, bool(log), result, thread_count(threads))
+    made = chosen.run(x, bool(log), result, thread_count(threads))
+    _SOFTMAX.keep(given, made, result)
     return result
 
 
@@ -253,37 +270,27 @@ def _register(variant: str, isa: str, requires: tuple[str, ...]) -> None:
     code = native.constant(isa)
 
     @kernel("layernorm", variant, requires=requires)
-    def layernorm_c(x: Rows, weight: Vector, bias: Vector, eps: float, out: Rows, threads: int) -> None:
-        module = native.require_native()
-        address, null = module.ffi.from_buffer, module.ffi.NULL
-        x, source, rows, columns, apart = as_rows(x, out)
-        status = module.lib.npk_layernorm(
-            code, C_TYPES[x.dtype], rows, columns, source, apart, null if weight is None else address(weight),
-            null if bias is None else address(bias), eps, address(out), threads,
+    def layernorm_c(x: Rows, weight: Vector, bias: Vector, eps: float, out: Rows, threads: int) -> Call:
+        x, rows, columns, apart = as_rows(x, out)
+        return checked_call(
+            "layernorm", "npk_layernorm", code, C_TYPES[x.dtype], rows, columns, x, apart, weight, bias, eps, out,
+            threads,
         )  # fmt: skip
-        if status:
-            native.raise_for_status(status, f"layernorm {x.shape}")
 
     @kernel("rmsnorm", variant, requires=requires)
-    def rmsnorm_c(x: Rows, weight: Vector, eps: float, residual: Rows | None, out: Rows, threads: int) -> None:
-        module = native.require_native()
-        address, null = module.ffi.from_buffer, module.ffi.NULL
-        x, source, rows, columns, apart = as_rows(x, out)
-        status = module.lib.npk_rmsnorm(
-            code, C_TYPES[x.dtype], rows, columns, source, apart, null if weight is None else address(weight), eps,
-            null if residual is None else address(residual), address(out), threads,
+    def rmsnorm_c(x: Rows, weight: Vector, eps: float, residual: Rows | None, out: Rows, threads: int) -> Call:
+        x, rows, columns, apart = as_rows(x, out)
+        return checked_call(
+            "rmsnorm", "npk_rmsnorm", code, C_TYPES[x.dtype], rows, columns, x, apart, weight, eps, residual, out,
+            threads,
         )  # fmt: skip
-        if status:
-            native.raise_for_status(status, f"rmsnorm {x.shape}")
 
     @kernel("softmax", variant, requires=requires)
-    def softmax_c(x: Rows, log: bool, out: Rows, threads: int) -> None:
-        module = native.require_native()
-        x, source, rows, columns, apart = as_rows(x, out)
-        target, number = module.ffi.from_buffer(out), C_TYPES[x.dtype]
-        status = module.lib.npk_softmax(code, number, log, rows, columns, source, apart, target, threads)
-        if status:
-            native.raise_for_status(status, f"softmax {x.shape}")
+    def softmax_c(x: Rows, log: bool, out: Rows, threads: int) -> Call:
+        x, rows, columns, apart = as_rows(x, out)
+        return checked_call(
+            "softmax", "npk_softmax", code, C_TYPES[x.dtype], log, rows, columns, x, apart, out, threads
+        )
 
 
 for _variant, (_isa, _requires) in INSTRUCTION_SETS.items():

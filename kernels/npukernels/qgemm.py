@@ -19,11 +19,14 @@ import numpy as np
 import numpy.typing as npt
 
 from npukernels import native
-from npukernels.arguments import WRITABLE, array, contiguous, output, thread_count
+from npukernels.arguments import array, contiguous, output, thread_count
 from npukernels.int8_packing import PackedInt8, prepack_int8, unpack_int8
 from npukernels.registry import kernel, select
 from npukernels.rescale import Rescale, finish, make_rescale
+from npukernels.shortcuts import Call, Held, Shortcut, call
 from npusim.errors import InputError, Problem
+
+_QGEMM = Shortcut(arrays=9, options=9, written=(8,))
 
 Any8: TypeAlias = npt.NDArray[Any]
 
@@ -73,19 +76,27 @@ def qgemm(
         InputError: bad dtype, shape, zero point or scale, a ``k`` for which a sum could leave the range of
             int32, or a variant that does not exist or cannot run here.
     """
-    given, a = a, _left(a)
+    given: tuple[Any, ...] | None = None
+    if type(b) is PackedInt8:
+        options = b.k, b.n, b.dtype, out_dtype, out_scale, out_zero, rounding, variant, threads
+        given = a, b.panels, b.sums, a_zero, b_zero, a_scale, b_scale, bias, out, *options
+        if (done := _QGEMM.run(*given)) is not None:
+            return done
+    x, a = a, _left(a)
     m, k = a.shape
     n = _columns(b, k)
     chosen = select("qgemm", variant)
     threads = thread_count(threads)
-    in_c = chosen.in_c and isinstance(b, PackedInt8) and a is given
-    result = _result(out, (m, n), out_dtype, (given, b.panels if isinstance(b, PackedInt8) else b), in_c)
+    result = _result(out, (m, n), out_dtype, (x, b.panels if isinstance(b, PackedInt8) else b))
     packed = b if isinstance(b, PackedInt8) else prepack_int8(b, threads=threads)
     zeros = _zero_points(a, packed, a_zero, b_zero)
     rescale = make_rescale(m, n, out_dtype, a_scale, b_scale, bias, out_scale, out_zero, rounding)
     if k > _SAFE_K or rescale.bias is not None:
         _refuse_overflow(a, packed, zeros, rescale)
     chosen.run(a, packed, zeros, rescale, result, threads)
+    if given is not None and chosen.variant in _ISA:
+        made = _given_call(_ISA[chosen.variant], given, a, packed, zeros, rescale, result, threads)
+        _QGEMM.keep(given, made, result)
     return result
 
 
@@ -139,18 +150,38 @@ def _vnni(a: Any8, b: PackedInt8, zeros: ZeroPoints, rescale: Rescale, out: Any8
 
 
 def _qgemm(isa: str, a: Any8, b: PackedInt8, zeros: ZeroPoints, rescale: Rescale, out: Any8, threads: int) -> None:
-    module = native.require_native()
-    lib, address = module.lib, module.ffi.from_buffer
-    b_zero = module.ffi.NULL if zeros.b is None else address(zeros.b)
-    bias, row_scale, scale, float_bias, shift = rescale.pointers
-    panels, sums = b.pointers
-    status = lib.npk_qgemm(
-        getattr(lib, isa), a.shape[0], b.n, b.k, address(a), a.shape[1], a.dtype == _S8,
-        panels, sums, zeros.a, b_zero, bias, getattr(lib, rescale.kind), row_scale, scale,
-        float_bias, shift, rescale.double_round, rescale.zero, address(out), threads,
+    made = call(
+        "npk_qgemm", native.constant(isa), a.shape[0], b.n, b.k, a, a.shape[1], a.dtype == _S8, b.panels, b.sums,
+        zeros.a, zeros.b, rescale.bias, native.constant(rescale.kind), rescale.row_scale, rescale.scale,
+        rescale.float_bias, rescale.shift, rescale.double_round, rescale.zero, out, threads,
     )  # fmt: skip
-    if status:
-        native.raise_for_status(status, f"qgemm {a.shape} x {(b.k, b.n)}")
+    if made.status:
+        native.raise_for_status(made.status, f"qgemm {a.shape} x {(b.k, b.n)}")
+
+
+def _given_call(
+    isa: int, given: tuple[Any, ...], a: Any8, b: PackedInt8, zeros: ZeroPoints, rescale: Rescale, out: Any8,
+    threads: int,
+) -> Call | None:  # fmt: skip
+    """What C does for later calls like this one: it checks and converts the arrays of scales and zero points too."""
+    b_zero, a_scale, b_scale, bias = given[4:8]
+    arrays = [x for x in given[4:8] if isinstance(x, np.ndarray)]
+    if any(x.ndim != 1 or contiguous(x) is not x for x in arrays):
+        return None
+    vectors = [x if isinstance(x, np.ndarray) else None for x in (b_zero, a_scale, b_scale)]
+    zero = 0 if vectors[0] is not None else int(b_zero)
+    scales = [1.0 if isinstance(x, np.ndarray) else float(np.float32(x)) for x in (a_scale, b_scale, given[13])]
+    zero_kind = 0 if vectors[0] is None else {"int32": 4, "uint8": 1}.get(vectors[0].dtype.name, 0)
+    rule = (
+        native.constant(rescale.kind), rescale.double_round, b.dtype == "int8", zero_kind, zeros.a, zero,
+        rescale.zero, *scales,
+    )  # fmt: skip
+    real = rescale.float_bias is not None
+    return Call(
+        0, "npk_qgemm_given", (isa, Held(native.require_native().ffi.new("npk_qgemm_rule *", rule)), a.shape[0], b.n,
+        b.k, a, a.shape[1], a.dtype == _S8, b.panels, b.sums, *vectors, None if real else bias, bias if real else None,
+        out, threads),
+    )  # fmt: skip
 
 
 def _columns(b: Any, k: int) -> int:
@@ -164,33 +195,26 @@ def _columns(b: Any, k: int) -> int:
     return n
 
 
-# dtype.name takes microseconds; comparing dtypes does not.
-_DTYPES = {name: np.dtype(name) for name in ("int32", "float32", "int8", "uint8")}
-_S8 = _DTYPES["int8"]
-_BYTES = (_DTYPES["int8"], _DTYPES["uint8"])
+_S8 = np.dtype("int8")
 _NO_ZEROS = ZeroPoints(0, None)
+_ISA = {"c-generic": native.constant("NPK_GENERIC"), "c-avx2": native.constant("NPK_AVX2")}
+_ISA["c-vnni"] = native.constant("NPK_AVX512")
 
 
 def _left(a: Any) -> Any8:
-    if type(a) is np.ndarray and a.dtype in _BYTES and a.ndim == 2 and a.flags.c_contiguous:
-        return a
     return contiguous(array(a, "a", ("int8", "uint8"), (2,)))
 
 
-def _result(out: Any, shape: tuple[int, int], name: Any, inputs: tuple[Any8, ...], in_c: bool) -> Any8:
-    dtype = _DTYPES.get(name) if isinstance(name, str) else None
-    if dtype is None:
+def _result(out: Any, shape: tuple[int, int], name: Any, inputs: tuple[Any8, ...]) -> Any8:
+    if not isinstance(name, str) or name not in ("int32", "float32", "int8", "uint8"):
         raise InputError(Problem(f"out_dtype is {name!r}"[:100], "out_dtype", allowed="int32, float32, int8 or uint8"))
-    plain = in_c and type(out) is np.ndarray and out.dtype == dtype and out.shape == shape
-    if plain and out.flags.num & WRITABLE == WRITABLE:
-        return out  # type: ignore[no-any-return]
     return output(out, shape, name, *inputs)
 
 
 def _zero_points(a: Any8, b: PackedInt8, a_zero: Any, b_zero: Any) -> ZeroPoints:
     if type(a_zero) is int and type(b_zero) is int and a_zero == b_zero == 0:
         return _NO_ZEROS if b.dtype == "int8" else ZeroPoints(0, b.moved_zero, 255)
-    left = _whole(a_zero, "a_zero", "int8" if a.dtype == _DTYPES["int8"] else "uint8")
+    left = _whole(a_zero, "a_zero", "int8" if a.dtype == _S8 else "uint8")
     shift = 128 if b.dtype == "uint8" else 0
     if isinstance(b_zero, np.ndarray) and b_zero.ndim:
         kinds = ("int32", "int8", "uint8")

@@ -19,6 +19,7 @@ What MX leaves open: a block of zeros has the smallest scale; NaN or infinity in
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,8 +33,14 @@ from npukernels.arguments import array, contiguous, output, pointer, thread_coun
 from npukernels.cases import Case, Draw, frozen, maker
 from npukernels.formats import Codes, Float32, FloatFormat, IntFormat
 from npukernels.registry import kernel, select
+from npukernels.rowargs import INSTRUCTION_SETS
+from npukernels.shortcuts import Call, Held, Shortcut, quick
 from npusim import dtypes
 from npusim.errors import InputError, Problem, unknown_name
+
+_QUANTIZE = Shortcut(arrays=1, options=8, written=())
+_DEQUANTIZE = Shortcut(arrays=4, options=6, written=(3,))
+_ISA = {name: native.constant(isa) for name, (isa, _) in INSTRUCTION_SETS.items()}
 
 Int32: TypeAlias = npt.NDArray[np.int32]
 
@@ -148,10 +155,18 @@ def quantize(
         InputError: bad dtype, axis, group, scale or zero point; NaN or infinity where no scale can express
             it; or a variant that does not exist or cannot run here.
     """
+    given = x, fmt, axis, group, symmetric, scale, zero, variant, threads
+    if (done := _QUANTIZE.run(*given)) is not None:
+        codes, stored, *points = done
+        name, at, size = _resolved(fmt, codes.shape, axis, group)
+        return quick(
+            Quantized, fmt=name, codes=codes, scale=stored, zero=points[0] if points else None, axis=at, group=size,
+            tensor_scale=1.0,
+        )  # fmt: skip
     x = array(x, "x", ("float32",))
     name = _format_name(fmt)
-    run, threads = select("quantize", variant).run, thread_count(threads)
-    element = _element(name)
+    chosen, threads = select("quantize", variant), thread_count(threads)
+    run, element = chosen.run, _element(name)
     axis, group = _granularity(name, x.shape, axis, group)
     if name in BLOCKS:
         if scale is not None or zero is not None or not symmetric:
@@ -162,7 +177,20 @@ def quantize(
         used, zeros = _scales(element, x, axis, group, symmetric, scale, zero)
         q = Quantized(name, np.empty(0, np.uint8), used, zeros, axis, group)
     codes = _apply(run, contiguous(x), q, "int8" if element.name in ("int8", "int4") else "uint8", None, threads)
-    return Quantized(name, codes, q.scale, q.zero, axis, group, q.tensor_scale)
+    q = Quantized(name, codes, q.scale, q.zero, axis, group, q.tensor_scale)
+    derived = scale is None and name != "nvfp4" and contiguous(x) is x
+    tensor = _tensor(chosen.variant, q) if derived else None
+    if tensor is not None:
+        parts = [codes, q.scale] if q.zero is None else [codes, q.scale, q.zero]
+        arguments = *tensor, x, codes, q.scale, q.zero, threads
+        _QUANTIZE.keep(given, Call(0, "npk_quantize_tensor", arguments), *parts)
+    return q
+
+
+@functools.lru_cache(maxsize=256)
+def _resolved(fmt: str, shape: tuple[int, ...], axis: Any, group: Any) -> tuple[str, int | None, int | None]:
+    name = _format_name(fmt)
+    return name, *_granularity(name, shape, axis, group)
 
 
 def dequantize(q: Quantized, *, out: Float32 | None = None, variant: str | None = None, threads: int = 1) -> Float32:
@@ -179,7 +207,10 @@ def dequantize(q: Quantized, *, out: Float32 | None = None, variant: str | None 
     """
     if not isinstance(q, Quantized):
         raise InputError(Problem(f"q is a {type(q).__name__}", "q", allowed="expected a Quantized"))
-    run, threads = select("dequantize", variant).run, thread_count(threads)
+    given = q.codes, q.scale, q.zero, out, q.fmt, q.axis, q.group, q.tensor_scale, variant, threads
+    if (done := _DEQUANTIZE.run(*given)) is not None:
+        return done
+    chosen, threads = select("dequantize", variant), thread_count(threads)
     name = _format_name(q.fmt)
     codes = contiguous(formats.as_codes(q.codes, _element(name)))
     axis, group = _granularity(name, codes.shape, q.axis, q.group)
@@ -188,9 +219,37 @@ def dequantize(q: Quantized, *, out: Float32 | None = None, variant: str | None 
     _same_shape("scale", q.scale, scale_shape(codes.shape, axis, group))
     if q.zero is not None:
         _same_shape("zero", array(q.zero, "zero", ("int32",)), q.scale.shape)
-    return _apply(
-        run, codes, Quantized(name, codes, q.scale, q.zero, axis, group, q.tensor_scale), "float32", out, threads
-    )
+    q = Quantized(name, codes, q.scale, q.zero, axis, group, q.tensor_scale)
+    result = _apply(chosen.run, codes, q, "float32", out, threads)
+    tensor = _tensor(chosen.variant, q)
+    if tensor is not None:
+        arguments = *tensor, codes, q.scale, q.zero, result, threads
+        _DEQUANTIZE.keep(given, Call(0, "npk_dequantize_tensor", arguments), result)
+    return result
+
+
+def _tensor(variant: str, q: Quantized) -> tuple[int, Held] | None:
+    """Instruction set and ``npk_tensor`` for C functions that do the whole of an op; None where they cannot."""
+    parts = [q.codes, q.scale] if q.zero is None else [q.codes, q.scale, q.zero]
+    if variant not in _ISA or any(contiguous(part) is not part or not part.size for part in parts):
+        return None
+    if q.group is not None and q.axis != q.codes.ndim - 1:
+        return None
+    layout, element, block = _layout(q.shape, q.axis, q.group), q.element, q.fmt in BLOCKS
+    real = isinstance(element, FloatFormat)
+    kind = "FLOAT" if not block else "FP8" if q.fmt == "nvfp4" else "E8M0"
+    values = {
+        "blocks": layout.blocks, "len": layout.length, "cols": layout.cols, "scales": q.scale.size,
+        **dict(zip(("sb", "sr", "sc"), layout.steps, strict=True)),
+        "element": native.constant(f"NPK_FMT_{element.name.upper()}" if real else "NPK_ELEMENT_INT"),
+        "bits": element.bits, "scale_kind": native.constant(f"NPK_SCALE_{kind}"),
+        "factor": 2.0**-6 if q.fmt == "mxint8" else q.tensor_scale,
+    }  # fmt: skip
+    if isinstance(element, FloatFormat):
+        values |= {"emax": element.emax, "largest": element.max}
+    else:
+        values |= {"low": _low(q.fmt, element), "high": element.high, "largest": element.high}
+    return _ISA[variant], Held(native.require_native().ffi.new("npk_tensor *", values))
 
 
 def scale_shape(shape: tuple[int, ...], axis: int | None, group: int | None) -> tuple[int, ...]:

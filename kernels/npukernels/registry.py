@@ -10,20 +10,13 @@ registered from the slowest to the fastest, so the last one that this CPU can ru
 from __future__ import annotations
 
 import functools
-import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from npukernels.native import cpu_features, native_available
+from npukernels.shortcuts import ENV_VARIANT, forced_variant, forget
 from npusim.errors import InputError, Problem, unknown_name
-
-ENV_VARIANT = "NPUKERNELS_VARIANT"
-
-# os.environ.get raises and catches an exception for a variable that is not set, at a microsecond a call;
-# the dictionary behind it, where the interpreter has one, answers at once.
-_ENVIRONMENT: Mapping[Any, Any] = getattr(os.environ, "_data", os.environ)
-_ENV_KEY = os.environ.encodekey(ENV_VARIANT) if _ENVIRONMENT is not os.environ else ENV_VARIANT
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -36,15 +29,14 @@ class Kernel:
         op: the op, ``gemm``.
         variant: the way, ``c-avx2``.
         requires: CPU features, and ``native`` for the C extension.
-        run: the function; its signature is the same for all variants of an op.
-        isa: the constant of its instruction set, where the op calls C for plain arguments itself, without ``run``.
+        run: the function; its signature is the same for all variants of an op. What it returns is for the op's
+            ``Shortcut``: the call of C, when one call of C was all it did.
     """
 
     op: str
     variant: str
     requires: frozenset[str]
     run: Callable[..., Any]
-    isa: int | None = None
 
     @functools.cached_property
     def in_c(self) -> bool:
@@ -62,16 +54,13 @@ _KERNELS: dict[str, dict[str, Kernel]] = {}
 _FASTEST: dict[str, Kernel] = {}  # of the ops asked for so far
 
 
-def kernel(
-    op: str, variant: str, requires: Iterable[str] = (), isa: int | None = None
-) -> Callable[[Function], Function]:
+def kernel(op: str, variant: str, requires: Iterable[str] = ()) -> Callable[[Function], Function]:
     """Registers the decorated function as ``variant`` of ``op``.
 
     Args:
         op: name of the op.
         variant: name of the variant; ``ref`` is the NumPy one, ``c-*`` are compiled.
         requires: CPU feature names as ``cpu_features`` gives them, and ``native``.
-        isa: as of ``Kernel``.
 
     Raises:
         ValueError: the pair is already registered.
@@ -82,7 +71,8 @@ def kernel(
         if variant in table:
             raise ValueError(f"{op} variant {variant!r} is registered twice")
         _FASTEST.pop(op, None)
-        table[variant] = Kernel(op, variant, frozenset(requires), function, isa)
+        forget()
+        table[variant] = Kernel(op, variant, frozenset(requires), function)
         return function
 
     return register
@@ -112,7 +102,7 @@ def select(op: str, variant: str | None = None) -> Kernel:
     Raises:
         InputError: the op or variant does not exist, or this machine cannot run it.
     """
-    forced = _ENVIRONMENT.get(_ENV_KEY)
+    forced = forced_variant()
     if variant is None and not forced and op in _FASTEST:
         return _FASTEST[op]
     table = _table(op)
@@ -121,7 +111,6 @@ def select(op: str, variant: str | None = None) -> Kernel:
             raise unknown_name(f"{op} variant", str(variant), table, "variant")
         return _runnable(table[variant], "variant")
     if forced:
-        forced = os.fsdecode(forced)
         known = {name for kernels in _KERNELS.values() for name in kernels}
         if forced not in known:
             raise unknown_name("kernel variant", forced, known, ENV_VARIANT)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from npukernels.arguments import array, contiguous, pointer
-from npukernels.native import require_native
+from npukernels.arguments import array, contiguous
 from npusim.errors import InputError, Problem, unknown_name
 
 ROUNDINGS = ("half_even", "tosa", "tosa_double")
@@ -40,13 +38,6 @@ class Rescale:
     shift: npt.NDArray[np.int32] | None = None
     double_round: bool = False
     zero: int = 0
-
-    @functools.cached_property
-    def pointers(self) -> tuple[object, ...]:
-        """What C needs of bias, row_scale, scale, float_bias and shift; made once."""
-        null = require_native().ffi.NULL
-        held = (self.bias, self.row_scale, self.scale, self.float_bias, self.shift)
-        return tuple(null if x is None else pointer(x) for x in held)
 
 
 _PLAIN = Rescale("NPK_QOUT_S32")

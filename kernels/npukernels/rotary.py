@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from npukernels import native
-from npukernels.arguments import ORDERED, Array, array, contiguous, thread_count
+from npukernels.arguments import Array, array, contiguous, thread_count
 from npukernels.registry import kernel, select
 from npukernels.rowargs import INSTRUCTION_SETS, as_rows, positive, rows_output
+from npukernels.shortcuts import Call, Shortcut, checked_call
 from npusim.errors import InputError, Problem
 
 Positions = npt.NDArray[np.int64]
 
-_F32, _INT64 = np.dtype(np.float32), np.dtype(np.int64)
+_ROPE = Shortcut(arrays=5, options=3, written=(4,))
 
 
 def rope_cache(positions: int, rotary_dim: int, base: float = 10000.0) -> tuple[Array, Array]:
@@ -75,26 +75,20 @@ def rope(
     Raises:
         InputError: bad dtype, shape, position or ``out``, or a variant that does not exist or cannot run here.
     """
+    given = x, positions, cosines, sines, out, interleaved, variant, threads
+    if (done := _ROPE.run(*given)) is not None:
+        return done
     chosen = select("rope", variant)
-    first, second = cosines, sines
-    in_c = chosen.in_c and _ordered(x, _F32, 3) and _ordered(positions, _INT64, 1)
-    in_c = in_c and _ordered(cosines, _F32, 2) and _ordered(sines, _F32, 2)
-    if not in_c:
-        x = array(x, "x", ("float32",), (3,))
-        positions = contiguous(array(positions, "positions", ("int64",), (1,)))
-        cosines, sines = array(cosines, "cosines", ("float32",), (2,)), array(sines, "sines", ("float32",), (2,))
-        first, second = contiguous(cosines), contiguous(sines)
+    x = array(x, "x", ("float32",), (3,))
+    positions = contiguous(array(positions, "positions", ("int64",), (1,)))
+    cosines, sines = array(cosines, "cosines", ("float32",), (2,)), array(sines, "sines", ("float32",), (2,))
     _matching(x, positions, cosines, sines)
-    if not in_c:  # else C looks at the positions itself
-        _in_range(positions, cosines)
-    result = rows_output(in_c, out, x, positions, cosines, sines)
-    chosen.run(x, positions, first, second, bool(interleaved), result, thread_count(threads))
+    _in_range(positions, cosines)  # for the message; C looks at them too
+    result = rows_output(False, out, x, positions, cosines, sines)
+    tables = contiguous(cosines), contiguous(sines)
+    made = chosen.run(x, positions, *tables, bool(interleaved), result, thread_count(threads))
+    _ROPE.keep(given, made, result)
     return result
-
-
-def _ordered(x: Any, dtype: np.dtype[Any], dims: int) -> bool:
-    """Whether C takes ``x`` as it is."""
-    return type(x) is np.ndarray and x.dtype is dtype and x.ndim == dims and x.flags.num & ORDERED == ORDERED
 
 
 def _matching(x: Array, positions: Positions, cosines: Array, sines: Array) -> None:
@@ -135,38 +129,31 @@ def _ref(
         out[..., first], out[..., second] = x1 * c - x2 * s, x2 * c + x1 * s
 
 
-def _compiled(isa: str) -> Callable[..., None]:
+def _compiled(isa: str) -> Callable[..., Call]:
     code = native.constant(isa)
 
     def run(
         x: Array, positions: Positions, cosines: Array, sines: Array, interleaved: bool, out: Array, threads: int
-    ) -> None:
-        module = native.require_native()
-        address = module.ffi.from_buffer
+    ) -> Call:
         tokens, heads, dim = x.shape
         count, half = cosines.shape
-        flat: Any = x
-        if x.flags.num & ORDERED == ORDERED:
-            source, apart = address(x), heads * dim
-        else:
-            flat, source, _, _, apart = as_rows(_tokens(x).reshape(tokens, heads * dim))
-        status = module.lib.npk_rope(
-            code, interleaved, tokens, heads, dim, half, source, apart, address(positions), count, address(cosines),
-            address(sines), address(out), threads,
+        source, _, _, apart = as_rows(_tokens(x))
+        return checked_call(
+            "rope", "npk_rope", code, interleaved, tokens, heads, dim, half, source, apart, positions, count, cosines,
+            sines, out, threads,
         )  # fmt: skip
-        if status:
-            _in_range(positions, cosines)
-            native.raise_for_status(status, f"rope {flat.shape}")
 
     return run
 
 
 def _tokens(x: Array) -> Array:
-    """``x`` with heads that follow each other, in place where they do: a part of fused projections."""
+    """``x`` with one row a token, in place where its heads follow each other: a part of fused projections."""
     tokens, heads, dim = x.shape
+    if x.flags.c_contiguous and x.flags.aligned:
+        return x.reshape(tokens, heads * dim)
     if x.size and x.strides[1:] == (dim * 4, 4) and x.flags.aligned and x.strides[0] % 4 == 0:
         return np.lib.stride_tricks.as_strided(x, (tokens, heads * dim), (x.strides[0], 4), writeable=False)
-    return np.array(x, order="C")
+    return np.array(x, order="C").reshape(tokens, heads * dim)
 
 
 for _variant, (_isa, _requires) in INSTRUCTION_SETS.items():

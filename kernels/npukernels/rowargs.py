@@ -105,8 +105,8 @@ def same(out: Any, x: Rows) -> bool:
     )
 
 
-def as_rows(x: Rows, out: Rows | None = None) -> tuple[Rows, object, int, int, int]:
-    """``x`` seen as rows: the array to keep alive, pointer, rows, columns, elements from row to row.
+def as_rows(x: Rows, out: Rows | None = None) -> tuple[Rows, int, int, int]:
+    """``x`` seen as rows: an array that starts where ``x`` does, rows, columns, elements from row to row.
 
     Read in place when it is C-contiguous, or 2-D with contiguous aligned rows; else copied.
 
@@ -114,7 +114,6 @@ def as_rows(x: Rows, out: Rows | None = None) -> tuple[Rows, object, int, int, i
         InputError: it is copied, so that C cannot see that ``out`` shares its memory.
     """
     columns = x.shape[-1]
-    ffi = native.require_native().ffi
     if x.flags.num & ORDERED != ORDERED:
         size = x.itemsize
         apart = x.strides[0] if x.ndim == 2 else 1
@@ -123,9 +122,8 @@ def as_rows(x: Rows, out: Rows | None = None) -> tuple[Rows, object, int, int, i
                 native.raise_for_status(native.require_native().lib.NPK_EALIAS, "")
             x = np.array(x, order="C")
         else:
-            pointing = ffi.cast("void *", x.__array_interface__["data"][0])
-            return x, pointing, x.shape[0], columns, apart // size
-    return x, ffi.from_buffer(x), x.size // columns if columns else 0, columns, columns
+            return x, x.shape[0], columns, apart // size
+    return x, x.size // columns if columns else 0, columns, columns
 
 
 def widen(x: Rows) -> npt.NDArray[np.float64]:

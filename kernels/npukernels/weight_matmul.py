@@ -16,15 +16,16 @@ import numpy as np
 import numpy.typing as npt
 
 from npukernels import native
-from npukernels.arguments import ORDERED, WRITABLE, array, contiguous, output, thread_count
+from npukernels.arguments import array, contiguous, output, thread_count
 from npukernels.registry import kernel, select
+from npukernels.shortcuts import Call, Shortcut, checked_call
 from npukernels.weights import PackedWeight, by_group, integers, unpack_weight
 from npusim.errors import InputError, Problem, unknown_name
 
 Float32: TypeAlias = npt.NDArray[np.float32]
 
 COMPUTE = ("fp32", "int8")
-_F32 = np.dtype(np.float32)
+_SHORTCUT = Shortcut(arrays=6, options=7, written=(5,))
 _VNNI = {"native", "avx512f", "avx512bw", "avx512vl", "avx512_vnni"}
 
 
@@ -57,6 +58,9 @@ def weight_gemm(
     """
     if not isinstance(weight, PackedWeight):
         raise InputError(Problem(f"weight is a {type(weight).__name__}", "weight", hint="use prepack_weight"))
+    given = x, weight.codes, weight.scale, weight.zero, bias, out, *weight.sizes, compute, variant, threads
+    if (done := _SHORTCUT.run(*given)) is not None:
+        return done
     if compute not in COMPUTE:
         raise unknown_name("compute", str(compute), COMPUTE, "compute")
     values = activations(x)
@@ -71,22 +75,14 @@ def weight_gemm(
             raise InputError(Problem(f"bias has shape {bias.shape}", "bias", allowed=f"({weight.n},)"))
     chosen = select("weight_gemm" if compute == "fp32" else "weight_gemm_int8", variant)
     threads = thread_count(threads)
-    shape = values.shape[0], weight.n
-    result: Float32
-    plain = chosen.in_c and values is x and type(out) is np.ndarray and out.dtype is _F32 and out.shape == shape
-    if plain and out is not None and out.flags.num & WRITABLE == WRITABLE:
-        result = out  # C looks for shared memory
-    else:
-        held = (x, weight.codes, weight.scale) if bias is None else (x, weight.codes, weight.scale, bias)
-        result = output(out, shape, "float32", *held)
-    chosen.run(values, weight, bias, result, threads)
+    held = (x, weight.codes, weight.scale) if bias is None else (x, weight.codes, weight.scale, bias)
+    result: Float32 = output(out, (values.shape[0], weight.n), "float32", *held)
+    _SHORTCUT.keep(given, chosen.run(values, weight, bias, result, threads), result)
     return result
 
 
 def activations(x: Any) -> Float32:
     """``x`` as C-contiguous float32, from float32, float16 or bf16 codes; exact."""
-    if type(x) is np.ndarray and x.dtype is _F32 and x.ndim == 2 and x.flags.num & ORDERED == ORDERED:
-        return x
     x = array(x, "x", ("float32", "float16", "uint16", "bfloat16"), (2,))
     if x.dtype == np.float32:
         return contiguous(x)
@@ -105,21 +101,21 @@ def _ref(x: Float32, weight: PackedWeight, bias: Float32 | None, out: Float32, t
 
 
 @kernel("weight_gemm", "c-generic", requires={"native"})
-def _generic(x: Float32, weight: PackedWeight, bias: Float32 | None, out: Float32, threads: int) -> None:
+def _generic(x: Float32, weight: PackedWeight, bias: Float32 | None, out: Float32, threads: int) -> Call:
     """Portable C11."""
-    _run("npk_wgemm", "NPK_GENERIC", (weight.bits,), x, weight, bias, out, threads)
+    return _run("npk_wgemm", "NPK_GENERIC", (weight.bits,), x, weight, bias, out, threads)
 
 
 @kernel("weight_gemm", "c-avx2", requires={"native", "avx2", "fma"})
-def _avx2(x: Float32, weight: PackedWeight, bias: Float32 | None, out: Float32, threads: int) -> None:
+def _avx2(x: Float32, weight: PackedWeight, bias: Float32 | None, out: Float32, threads: int) -> Call:
     """Up to three rows stream the weights through registers, more share decoded blocks; 6 x 16."""
-    _run("npk_wgemm", "NPK_AVX2", (weight.bits,), x, weight, bias, out, threads)
+    return _run("npk_wgemm", "NPK_AVX2", (weight.bits,), x, weight, bias, out, threads)
 
 
 @kernel("weight_gemm", "c-avx512", requires={"native", "avx512f"})
-def _avx512(x: Float32, weight: PackedWeight, bias: Float32 | None, out: Float32, threads: int) -> None:
+def _avx512(x: Float32, weight: PackedWeight, bias: Float32 | None, out: Float32, threads: int) -> Call:
     """The same, 14 x 16."""
-    _run("npk_wgemm", "NPK_AVX512", (weight.bits,), x, weight, bias, out, threads)
+    return _run("npk_wgemm", "NPK_AVX512", (weight.bits,), x, weight, bias, out, threads)
 
 
 @kernel("weight_gemm_int8", "ref")
@@ -138,21 +134,21 @@ def _int8_ref(x: Float32, weight: PackedWeight, bias: Float32 | None, out: Float
 
 
 @kernel("weight_gemm_int8", "c-generic", requires={"native"})
-def _int8_generic(x: Float32, weight: PackedWeight, bias: Float32 | None, out: Float32, threads: int) -> None:
+def _int8_generic(x: Float32, weight: PackedWeight, bias: Float32 | None, out: Float32, threads: int) -> Call:
     """Portable C11."""
-    _run("npk_wgemm_int8", "NPK_GENERIC", (), x, weight, bias, out, threads)
+    return _run("npk_wgemm_int8", "NPK_GENERIC", (), x, weight, bias, out, threads)
 
 
 @kernel("weight_gemm_int8", "c-avx2", requires={"native", "avx2"})
-def _int8_avx2(x: Float32, weight: PackedWeight, bias: Float32 | None, out: Float32, threads: int) -> None:
+def _int8_avx2(x: Float32, weight: PackedWeight, bias: Float32 | None, out: Float32, threads: int) -> Call:
     """vpmaddubsw of nibbles and codes, 32 k in 16 bits, which cannot overflow; 6 x 16."""
-    _run("npk_wgemm_int8", "NPK_AVX2", (), x, weight, bias, out, threads)
+    return _run("npk_wgemm_int8", "NPK_AVX2", (), x, weight, bias, out, threads)
 
 
 @kernel("weight_gemm_int8", "c-vnni", requires=_VNNI)
-def _int8_vnni(x: Float32, weight: PackedWeight, bias: Float32 | None, out: Float32, threads: int) -> None:
+def _int8_vnni(x: Float32, weight: PackedWeight, bias: Float32 | None, out: Float32, threads: int) -> Call:
     """vpdpbusd of nibbles and codes, 12 x 16."""
-    _run("npk_wgemm_int8", "NPK_AVX512", (), x, weight, bias, out, threads)
+    return _run("npk_wgemm_int8", "NPK_AVX512", (), x, weight, bias, out, threads)
 
 
 def round_rows(x: Float32) -> tuple[npt.NDArray[np.float64], Float32]:
@@ -176,13 +172,8 @@ def _run(
     bias: Float32 | None,
     out: Float32,
     threads: int,
-) -> None:
-    module = native.require_native()
-    lib, null, address = module.lib, module.ffi.NULL, module.ffi.from_buffer
-    zero = null if weight.zero is None else address(weight.zero)
-    status = getattr(lib, function)(
-        getattr(lib, isa), *extra, x.shape[0], weight.n, weight.k, weight.group, address(x), address(weight.codes),
-        address(weight.scale), zero, null if bias is None else address(bias), address(out), threads,
+) -> Call:
+    return checked_call(
+        "weight_gemm", function, native.constant(isa), *extra, x.shape[0], weight.n, weight.k, weight.group, x,
+        weight.codes, weight.scale, weight.zero, bias, out, threads,
     )  # fmt: skip
-    if status:
-        native.raise_for_status(status, f"weight_gemm {x.shape} x {(weight.k, weight.n)}")

@@ -42,6 +42,11 @@ class PackedWeight:
     zero: npt.NDArray[np.float32] | None
 
     @property
+    def sizes(self) -> tuple[int, int, int, int]:
+        """Bits, rows, columns, group."""
+        return self.bits, self.k, self.n, self.group
+
+    @property
     def groups(self) -> int:
         """Number of groups along k."""
         return math.ceil(self.k / self.group)
