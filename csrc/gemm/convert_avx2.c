@@ -5,7 +5,7 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
-enum { AHEAD = 512 }; /* floats */
+enum { AHEAD = 512, LINE = 16 }; /* floats */
 
 #define TARGET __attribute__((target("avx2,fma,f16c")))
 
@@ -56,7 +56,23 @@ TARGET NPK_INLINE void transpose_panel(const int width, int64_t len, const float
             dst[p * width + i] = x[i * si + p];
 }
 
-/* `groups` x 8 columns of C, each of whose chains runs down a line of B; a few chains hide the latency. */
+/* Adds steps `first` ... `end` of the next 8 to the chains of 8 lines of B. */
+TARGET NPK_INLINE void eight_steps(const int rows, const float *a, int64_t rsa, const float *b, int64_t ldb,
+                                   int first, int end, __m256 acc[4]) {
+    __m256 steps[8];
+    load_transposed(b, ldb, steps);
+    NPK_UNROLL
+    for (int q = 0; q < 8; q++)
+        if (q >= first && q < end) {
+            NPK_UNROLL
+            for (int i = 0; i < rows; i++)
+                acc[i] = _mm256_fmadd_ps(_mm256_set1_ps(a[i * rsa + q]), steps[q], acc[i]);
+        }
+}
+
+/* `groups` x 8 columns of C, each of whose chains runs down a line of B, for kc >= 8; a few chains hide the latency.
+ * Whole cache lines are read at once: lines of B may all share one set of the cache, where half a line would not
+ * wait for its other half. */
 TARGET NPK_INLINE void columns(const int rows, const int groups, int64_t kc, const float *a, int64_t rsa,
                                const float *b, int64_t ldb, float *c, int64_t rsc, bool add) {
     __m256 acc[4][4];
@@ -65,32 +81,29 @@ TARGET NPK_INLINE void columns(const int rows, const int groups, int64_t kc, con
         NPK_UNROLL
         for (int i = 0; i < rows; i++)
             acc[g][i] = _mm256_setzero_ps();
-    int64_t p = 0;
-    for (; p + 16 <= kc; p += 16) {
+    int64_t p = 0, head = (int64_t)(-((uintptr_t)b / sizeof(float)) % LINE);
+    for (int64_t end = npk_min(head, kc); p < end;) {
+        int64_t from = npk_min(p, kc - 8), next = npk_min(from + 8, end);
+        for (int g = 0; g < groups; g++)
+            eight_steps(rows, a + from, rsa, b + g * 8 * ldb + from, ldb, (int)(p - from), (int)(next - from), acc[g]);
+        p = next;
+    }
+    for (; p + LINE <= kc; p += LINE) {
         NPK_UNROLL
         for (int g = 0; g < groups; g++) {
+            const float *lines = b + g * 8 * ldb + p;
             NPK_UNROLL
-            for (int half = 0; half < 16; half += 8) {
-                __m256 steps[8];
-                load_transposed(b + g * 8 * ldb + p + half, ldb, steps);
-                NPK_UNROLL
-                for (int q = 0; q < 8; q++)
-                    NPK_UNROLL
-                    for (int i = 0; i < rows; i++)
-                        acc[g][i] = _mm256_fmadd_ps(_mm256_set1_ps(a[i * rsa + p + half + q]), steps[q], acc[g][i]);
-            }
+            for (int line = 0; line < 8; line++) /* many short streams: the hardware prefetcher loses them */
+                __builtin_prefetch((const void *)((uintptr_t)(lines + line * ldb) + AHEAD * sizeof(float)), 0, 2);
+            eight_steps(rows, a + p, rsa, lines, ldb, 0, 8, acc[g]);
+            eight_steps(rows, a + p + 8, rsa, lines + 8, ldb, 0, 8, acc[g]);
         }
     }
-    for (; p < kc; p++) {
-        NPK_UNROLL
-        for (int g = 0; g < groups; g++) {
-            const float *x = b + g * 8 * ldb + p;
-            __m256 step = _mm256_setr_ps(x[0], x[ldb], x[2 * ldb], x[3 * ldb], x[4 * ldb], x[5 * ldb], x[6 * ldb],
-                                         x[7 * ldb]);
-            NPK_UNROLL
-            for (int i = 0; i < rows; i++)
-                acc[g][i] = _mm256_fmadd_ps(_mm256_set1_ps(a[i * rsa + p]), step, acc[g][i]);
-        }
+    while (p < kc) {
+        int64_t from = npk_min(p, kc - 8), next = from + 8;
+        for (int g = 0; g < groups; g++)
+            eight_steps(rows, a + from, rsa, b + g * 8 * ldb + from, ldb, (int)(p - from), 8, acc[g]);
+        p = next;
     }
     NPK_UNROLL
     for (int g = 0; g < groups; g++)
@@ -103,10 +116,10 @@ TARGET NPK_INLINE void columns(const int rows, const int groups, int64_t kc, con
 
 TARGET int64_t gemm_columns_avx2(int rows, int64_t n, int64_t kc, const float *a, int64_t rsa, const float *b,
                                  int64_t ldb, float *c, int64_t rsc, bool add) {
-    int64_t j = 0, wide = rows == 1 ? 32 : 16;
+    int64_t j = 0, wide = 16;
     for (; j + wide <= n; j += wide, b += wide * ldb, c += wide)
         switch (rows) {
-        case 1: columns(1, 4, kc, a, rsa, b, ldb, c, rsc, add); break;
+        case 1: columns(1, 2, kc, a, rsa, b, ldb, c, rsc, add); break;
         case 2: columns(2, 2, kc, a, rsa, b, ldb, c, rsc, add); break;
         case 3: columns(3, 2, kc, a, rsa, b, ldb, c, rsc, add); break;
         default: columns(4, 2, kc, a, rsa, b, ldb, c, rsc, add); break;
@@ -119,6 +132,24 @@ TARGET void gemm_transpose_avx2(int width, int64_t len, const float *x, int64_t 
         transpose_panel(16, len, x, si, dst);
     else
         transpose_panel(32, len, x, si, dst);
+}
+
+TARGET NPK_INLINE void copy_panels(const int width, int64_t rows, int64_t n, const float *x, int64_t rs, float *dst,
+                                   int64_t step) {
+    for (int64_t j = 0; j < n; j += width, dst += step)
+        for (int64_t r = 0; r < rows; r++) {
+            const float *from = x + r * rs + j;
+            NPK_UNROLL
+            for (int v = 0; v < width; v += 8)
+                _mm256_storeu_ps(dst + r * width + v, _mm256_loadu_ps(from + v));
+        }
+}
+
+TARGET void gemm_copy_avx2(int width, int64_t rows, int64_t n, const float *x, int64_t rs, float *dst, int64_t step) {
+    if (width == 16)
+        copy_panels(16, rows, n, x, rs, dst, step);
+    else
+        copy_panels(32, rows, n, x, rs, dst, step);
 }
 
 TARGET NPK_INLINE __m256 widen8(int type, const uint16_t *x) {

@@ -62,6 +62,9 @@ typedef struct {
     const gemm_tile *strip; /* the same for any number of columns and A, B never packed */
     /* dst[p * width + i] = x[i * si + p] for `lines` of 8 or 16 lines; NULL where plain C does it. */
     void (*transpose)(int width, int64_t len, const float *x, int64_t si, float *dst);
+    /* dst[j / width * step + r * width + j % width] = x[r * rs + j] for j < n, a multiple of width = nr; NULL where
+     * plain C does it. */
+    void (*copy)(int width, int64_t rows, int64_t n, const float *x, int64_t rs, float *dst, int64_t step);
     /* The first columns of C, for at most GEMM_COLUMN_ROWS rows of A and a B whose columns are contiguous,
      * b[j * ldb + p], without packing; returns how many columns were done. NULL where there is none. */
     int64_t (*columns)(int rows, int64_t n, int64_t kc, const float *a, int64_t rsa, const float *b, int64_t ldb,
@@ -94,6 +97,9 @@ void gemm_pack_panel(const gemm_ctx *ctx, int width, int lines, int64_t len, int
 /* The same for lines i ... i + lines of `source`, steps p ... p + len. */
 void gemm_pack_lines(const gemm_ctx *ctx, int width, int lines, int64_t len, const gemm_lines *source, int64_t i,
                      int64_t p, float *dst);
+
+/* A block of B (kc, n) in panels of nr columns. */
+void gemm_pack_block(const gemm_ctx *ctx, int64_t n, int64_t kc, const gemm_matrix *b, float *dst);
 
 /* The whole of B (k, n): block pc of k at dst + pc * round_up(n, nr), in it panels of nr columns. */
 void gemm_pack_b(const gemm_ctx *ctx, int64_t n, int64_t k, const gemm_matrix *b, float *dst);

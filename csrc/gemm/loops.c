@@ -2,11 +2,13 @@
 #include "gemm.h"
 
 enum {
+    STEPS = 16,        /* blocks of k are whole cache lines of a matrix whose lines run along k */
     STRIP_ROWS = 8,    /* B is streamed in the order of memory for at most so many rows of A */
-    STRIP_STEPS = 8,   /* rows of B read at once */
+    STRIP_STEPS = 8,   /* rows of B read at once, at most */
     STRIP_COLS = 512,  /* and columns: 16 KiB, half of L1 */
     SMALL_B = 64 * 64, /* elements of B up to which it is read in place */
-    WIDE_ROW = 512,    /* columns of B packed at once while A is one block: 2 KiB of each row */
+    LONG_RUN = 2048,   /* columns of a row-major B packed at once: long runs of its rows stream best */
+    FEW_COLS = 512,    /* columns that reread A too seldom to pay for packing it; a block of B in L2 */
     COLUMNS = 32,      /* columns of C finished at a time by multiply_columns */
     NARROW = 128,      /* columns of C that A meets a panel at a time */
     PAGE = 1024,       /* floats after which rows map to the same set of L1 */
@@ -19,7 +21,7 @@ static int64_t even_block(int64_t size, int64_t limit, int64_t unit) {
     return npk_round_up(npk_ceil_div(size, blocks), unit);
 }
 
-int64_t gemm_block_k(const gemm_ctx *ctx, int64_t k) { return even_block(k, ctx->kc, 1); }
+int64_t gemm_block_k(const gemm_ctx *ctx, int64_t k) { return even_block(k, ctx->kc, STEPS); }
 
 /* Rows of the next tile when `left` remain: the last two share what is left, 4 + 3 instead of 6 + 1. */
 static int tile_rows(int64_t left, int mr) {
@@ -80,25 +82,26 @@ static void pack_a(const gemm_ctx *ctx, const gemm_args *g, int64_t ic, int64_t 
     }
 }
 
-static void pack_b(const gemm_ctx *ctx, const gemm_args *g, int64_t jc, int64_t nc, int64_t pc, int64_t kc,
-                   float *dst) {
-    for (int64_t j = 0; j < nc; j += ctx->nr, dst += ctx->nr * kc) {
-        int cols = (int)npk_min(ctx->nr, nc - j);
-        gemm_pack_panel(ctx, ctx->nr, cols, kc, g->b.type, gemm_at(&g->b, pc, jc + j), g->b.cs, g->b.rs, dst);
-    }
-}
-
 /* Whether tiles read A in place. Its rows must not share sets of the cache, unless few are read often. */
 static bool a_in_place(const gemm_ctx *ctx, const gemm_args *g) {
     if (ctx->packs_all || g->lines || g->a.type != NPK_GEMM_F32 || g->a.cs != 1 || g->a.rs == 0)
         return false;
-    return g->m <= 2 * ctx->mr || g->n <= NARROW || (g->a.rs % PAGE != 0 && g->n <= WIDE_ROW);
+    return g->m <= 2 * ctx->mr || g->n <= NARROW || (g->a.rs % PAGE != 0 && g->n <= FEW_COLS);
 }
 
 static bool b_in_place(const gemm_ctx *ctx, const gemm_args *g) {
     if (ctx->packs_all || g->packed_b || g->b.type != NPK_GEMM_F32 || g->b.cs != 1)
         return false;
     return g->m <= ctx->mr || (g->n * g->k <= SMALL_B && g->b.rs % PAGE != 0);
+}
+
+/* Columns of B that are packed before they meet A. Where A is one block, they need not wait in L3 for the next. */
+static int64_t columns_at_once(const gemm_ctx *ctx, const gemm_args *g) {
+    if (g->packed_b || g->m > ctx->mc)
+        return ctx->nc;
+    if (g->b.cs == 1)
+        return npk_round_up(LONG_RUN, ctx->nr);
+    return g->b.rs == 1 && g->m <= 2 * ctx->mr ? ctx->nr : npk_round_up(FEW_COLS, ctx->nr);
 }
 
 /* The five loops of Goto's algorithm; the two innermost are macro_kernel. Where A is one block, B is
@@ -108,10 +111,7 @@ static int multiply_blocks(const gemm_ctx *ctx, const gemm_args *g) {
     int64_t step_k = gemm_block_k(ctx, g->k);
     /* Few columns: a panel of A is read, or packed, just before it meets all of them. */
     int64_t mc_max = g->n <= NARROW ? ctx->mr : even_block(g->m, ctx->mc, ctx->mr);
-    int64_t limit = g->m > ctx->mc || g->packed_b ? ctx->nc : npk_round_up(WIDE_ROW, ctx->nr);
-    if (g->b.rs == 1 && g->m <= 4 * ctx->mr && !g->packed_b) /* a few whole columns stream by: none wait in L2 */
-        limit = ctx->nr;
-    int64_t nc_max = even_block(g->n, limit, ctx->nr);
+    int64_t nc_max = even_block(g->n, columns_at_once(ctx, g), ctx->nr);
     /* Rows shared out evenly between the last tiles may need one more panel than full tiles would. */
     int64_t a_size = direct_a ? 0 : npk_round_up((mc_max + ctx->mr) * step_k, 16);
     int64_t b_size = direct_b || g->packed_b ? 0 : nc_max * step_k;
@@ -134,7 +134,9 @@ static int multiply_blocks(const gemm_ctx *ctx, const gemm_args *g) {
                 x.b_step = ctx->nr;
                 x.rsb = g->b.rs;
             } else {
-                pack_b(ctx, g, jc, nc, pc, kc, b_block);
+                gemm_matrix part = g->b;
+                part.data = gemm_at(&g->b, pc, jc);
+                gemm_pack_block(ctx, nc, kc, &part, b_block);
             }
             for (int64_t ic = 0; ic < g->m; ic += mc_max) {
                 int64_t mc = npk_min(mc_max, g->m - ic);
@@ -180,14 +182,16 @@ static int multiply_strips(const gemm_ctx *ctx, const gemm_args *g) {
     if (!a)
         return NPK_ENOMEM;
     float *sums = a + npk_round_up(g->m * g->k, 16);
+    /* More rows of C leave less of L1 to rows of B, which may share its sets. */
+    int64_t steps = g->m <= STRIP_STEPS / 2 ? STRIP_STEPS : STRIP_STEPS - 2;
     for (int64_t i = 0; i < g->m; i++)
         gemm_pack_panel(ctx, 1, 1, g->k, g->a.type, gemm_at(&g->a, i, 0), g->a.rs, g->a.cs, a + i * g->k);
     for (int64_t pc = 0; pc < g->k; pc += step_k) {
         int64_t end = npk_min(pc + step_k, g->k);
         float *c = pc ? sums : g->c;
         int64_t rsc = pc ? g->n : g->rsc;
-        for (int64_t p = pc; p < end; p += STRIP_STEPS)
-            strip(ctx, g, a, p, npk_min(STRIP_STEPS, end - p), c, rsc, p > pc ? TILE_CONTINUE : TILE_STORE);
+        for (int64_t p = pc; p < end; p += steps)
+            strip(ctx, g, a, p, npk_min(steps, end - p), c, rsc, p > pc ? TILE_CONTINUE : TILE_STORE);
         if (pc)
             for (int64_t i = 0; i < g->m; i++)
                 for (int64_t j = 0; j < g->n; j++)

@@ -6,7 +6,10 @@
 #include <xmmintrin.h>
 #endif
 
-enum { CHUNK = 64 }; /* steps converted at a time; CHUNK * GEMM_MAX_NR floats stay in L1 */
+enum {
+    CHUNK = 64, /* steps converted at a time; CHUNK * GEMM_MAX_NR floats stay in L1 */
+    ROWS = 8,   /* rows of B read at once */
+};
 
 /* dst[p * width + i] = x[i * si + p] for 4 lines and 4 steps: reads and writes are both contiguous. */
 NPK_INLINE void transpose4(const float *x, int64_t si, float *dst, int width) {
@@ -119,13 +122,27 @@ const void *gemm_at(const gemm_matrix *x, int64_t i, int64_t j) {
     return (const char *)x->data + (i * x->rs + j * x->cs) * size;
 }
 
+/* Row-major B is read a few rows at a time, in the order of memory. A whole panel would be as many short pieces as it
+ * has steps, which share few sets of the cache where rows are a power of two apart. */
+void gemm_pack_block(const gemm_ctx *ctx, int64_t n, int64_t kc, const gemm_matrix *b, float *dst) {
+    int64_t copied = 0, step = b->cs == 1 ? ROWS : kc;
+    if (ctx->copy && b->type == NPK_GEMM_F32 && b->cs == 1)
+        copied = n / ctx->nr * ctx->nr;
+    for (int64_t p = 0; p < kc; p += step) {
+        int64_t len = npk_min(step, kc - p);
+        if (copied)
+            ctx->copy(ctx->nr, len, copied, gemm_at(b, p, 0), b->rs, dst + p * ctx->nr, kc * ctx->nr);
+        for (int64_t j = copied; j < n; j += ctx->nr)
+            gemm_pack_panel(ctx, ctx->nr, (int)npk_min(ctx->nr, n - j), len, b->type, gemm_at(b, p, j), b->cs, b->rs,
+                            dst + j * kc + p * ctx->nr);
+    }
+}
+
 void gemm_pack_b(const gemm_ctx *ctx, int64_t n, int64_t k, const gemm_matrix *b, float *dst) {
     int64_t step = gemm_block_k(ctx, k);
     for (int64_t pc = 0; pc < k; pc += step) {
-        int64_t kc = npk_min(step, k - pc);
-        for (int64_t j = 0; j < n; j += ctx->nr, dst += ctx->nr * kc) {
-            int cols = (int)npk_min(ctx->nr, n - j);
-            gemm_pack_panel(ctx, ctx->nr, cols, kc, b->type, gemm_at(b, pc, j), b->cs, b->rs, dst);
-        }
+        gemm_matrix part = *b;
+        part.data = gemm_at(b, pc, 0);
+        gemm_pack_block(ctx, n, npk_min(step, k - pc), &part, dst + pc * npk_round_up(n, ctx->nr));
     }
 }

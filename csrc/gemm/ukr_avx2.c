@@ -25,8 +25,8 @@ ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6)
 
 static const gemm_tile TILE[MR] = {rows1, rows2, rows3, rows4, rows5, rows6};
 static const gemm_tile STRIP[MR] = {strip1, strip2, strip3, strip4, strip5, strip6};
-static const gemm_ctx CTX = {MR, NR, 240, 384, 4080, TILE, STRIP, gemm_transpose_avx2, gemm_columns_avx2,
-                             gemm_widen_avx2, gemm_narrow_avx2, false};
+static const gemm_ctx CTX = {MR, NR, 240, 384, 4080, TILE, STRIP, gemm_transpose_avx2, gemm_copy_avx2,
+                             gemm_columns_avx2, gemm_widen_avx2, gemm_narrow_avx2, false};
 
 const gemm_ctx *gemm_ctx_avx2(void) {
     return npk_cpu_supports("avx2") && npk_cpu_supports("fma") && npk_cpu_supports("f16c") ? &CTX : NULL;
