@@ -1,15 +1,50 @@
 /* The loops, once for all instruction sets; the including file has included a vmath header. */
 #include "../common/vtypes.h"
 
-TARGET NPK_INLINE V apply(const int function, V x, V y) {
-    switch (function) {
-    case NPK_EXP: return v_exp(x);
-    case NPK_TANH: return v_tanh(x);
-    case NPK_SIGMOID: return v_sigmoid(x);
-    case NPK_SILU: return v_silu(x);
-    case NPK_GELU: return v_gelu(x);
-    case NPK_GELU_TANH: return v_gelu_tanh(x);
-    default: return v_mul(v_silu(x), y);
+/* The function of vmath.h of that number; swiglu begins as silu. */
+#define CHOOSE(function, prefix, suffix, ...)                                                                   \
+    switch (function) {                                                                                         \
+    case NPK_EXP: return prefix##exp##suffix __VA_ARGS__;                                                       \
+    case NPK_TANH: return prefix##tanh##suffix __VA_ARGS__;                                                     \
+    case NPK_SIGMOID: return prefix##sigmoid##suffix __VA_ARGS__;                                               \
+    case NPK_GELU: return prefix##gelu##suffix __VA_ARGS__;                                                     \
+    case NPK_GELU_TANH: return prefix##gelu_tanh##suffix __VA_ARGS__;                                           \
+    default: return prefix##silu##suffix __VA_ARGS__;                                                           \
+    }
+TARGET NPK_INLINE V apply(const int function, V x) { CHOOSE(function, v_, , (x)) }
+TARGET NPK_INLINE v_begun begin(const int function, V x) { CHOOSE(function, v_, _begin, (x)) }
+TARGET NPK_INLINE V end(const int function, V x, v_begun b) { CHOOSE(function, v_, _end, (x, b)) }
+NPK_INLINE float near_limit(const int function) { CHOOSE(function, V_NEAR_, , ) }
+
+TARGET NPK_INLINE void put(const int function, const int type, const bool stream, const void *y, void *out, int64_t i,
+                           V value) {
+    v_put(type, stream, out, i, function == NPK_SWIGLU ? v_mul(value, v_load_as(type, y, i)) : value);
+}
+
+/* Vectors that go through the first half of a function before any goes through the second, see v_begun. */
+enum { BLOCK = 16 };
+
+TARGET NPK_INLINE void block(const int function, const int type, const bool stream, const void *x, const void *y,
+                             void *out, int64_t i) {
+    float r[BLOCK * LANES], t[BLOCK * LANES], q[BLOCK * LANES];
+    V largest = v_set1(0.0f);
+    for (int at = 0; at < BLOCK * LANES; at += LANES) {
+        V v = v_load_as(type, x, i + at);
+        v_begun b = begin(function, v);
+        largest = v_largest_of(largest, v_abs(v));
+        v_store(r + at, b.r);
+        v_store(t + at, b.t);
+        if (function == NPK_TANH || function == NPK_GELU)
+            v_store(q + at, b.q);
+    }
+    if (!v_within(largest, near_limit(function))) {
+        for (int at = 0; at < BLOCK * LANES; at += LANES)
+            put(function, type, stream, y, out, i + at, apply(function, v_load_as(type, x, i + at)));
+        return;
+    }
+    for (int at = 0; at < BLOCK * LANES; at += LANES) {
+        v_begun b = {v_load(r + at), v_load(t + at), v_load(q + at)};
+        put(function, type, stream, y, out, i + at, end(function, v_load_as(type, x, i + at), b));
     }
 }
 
@@ -17,14 +52,16 @@ TARGET NPK_INLINE void loop(const int function, const int type, const bool strea
                             const void *y, void *out) {
     const V zero = v_set1(0.0f);
     int64_t i = 0;
-    for (; i + LANES <= count; i += LANES) {
-        V second = function == NPK_SWIGLU ? v_load_as(type, y, i) : zero;
-        v_put(type, stream, out, i, apply(function, v_load_as(type, x, i), second));
-    }
+    for (; i + BLOCK * LANES <= count; i += BLOCK * LANES)
+        block(function, type, stream, x, y, out, i);
+    for (; i + LANES <= count; i += LANES)
+        put(function, type, stream, y, out, i, apply(function, v_load_as(type, x, i)));
     if (i < count) {
         int64_t rest = count - i;
-        V second = function == NPK_SWIGLU ? v_load_part_as(type, y, i, rest, zero) : zero;
-        v_store_part_as(type, out, i, rest, apply(function, v_load_part_as(type, x, i, rest, zero), second));
+        V value = apply(function, v_load_part_as(type, x, i, rest, zero));
+        if (function == NPK_SWIGLU)
+            value = v_mul(value, v_load_part_as(type, y, i, rest, zero));
+        v_store_part_as(type, out, i, rest, value);
     }
     if (stream)
         v_fence();

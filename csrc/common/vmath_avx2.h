@@ -5,6 +5,7 @@
 #include "npk.h"
 
 #include <immintrin.h>
+#include <math.h>
 #include <string.h>
 
 enum { LANES = 8 };
@@ -30,6 +31,10 @@ typedef __m256 M;
 #define v_and _mm256_and_ps
 #define v_or _mm256_or_ps
 #define v_bits(u) _mm256_castsi256_ps(_mm256_set1_epi32((int32_t)(u)))
+
+#define v_product_error(a, b, product) _mm256_fmsub_ps(a, b, product)
+/* The larger of numbers that are not negative; NaN is the largest. */
+#define v_largest_of(a, b) _mm256_castsi256_ps(_mm256_max_epu32(_mm256_castps_si256(a), _mm256_castps_si256(b)))
 
 TARGET NPK_INLINE V v_ldexp(V x, V n) {
     __m256i whole = _mm256_cvtps_epi32(n), bias = _mm256_set1_epi32(127);

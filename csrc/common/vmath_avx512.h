@@ -5,6 +5,7 @@
 #include "npk.h"
 
 #include <immintrin.h>
+#include <math.h>
 #include <string.h>
 
 enum { LANES = 16 };
@@ -31,6 +32,9 @@ typedef __mmask16 M;
 #define v_or(a, b) _mm512_castsi512_ps(_mm512_or_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b)))
 #define v_bits(u) _mm512_castsi512_ps(_mm512_set1_epi32((int32_t)(u)))
 #define v_ldexp _mm512_scalef_ps
+#define v_product_error(a, b, product) _mm512_fmsub_ps(a, b, product)
+/* The larger of numbers that are not negative; NaN is the largest. */
+#define v_largest_of(a, b) _mm512_castsi512_ps(_mm512_max_epu32(_mm512_castps_si512(a), _mm512_castps_si512(b)))
 
 TARGET NPK_INLINE V v_scale(V x, V t) {
     __m512i exponent = _mm512_slli_epi32(_mm512_castps_si512(t), 23);

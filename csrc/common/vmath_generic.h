@@ -58,6 +58,18 @@ NPK_INLINE V v_and(V a, V b) { return (V)((M)a & (M)b); }
 NPK_INLINE V v_or(V a, V b) { return (V)((M)a | (M)b); }
 NPK_INLINE V v_bits(uint32_t u) { return (V)(u - (U){0}); }
 
+/* a b - product. Without fused operations: products of upper halves of 12 bits are exact (Dekker 1971). */
+NPK_INLINE V v_product_error(V a, V b, V product) {
+#ifdef NPK_VMATH_FUSED
+    return v_fma(a, b, -product);
+#else
+    V ah = v_and(a, v_bits(0xFFFFF000u)), bh = v_and(b, v_bits(0xFFFFF000u)), al = a - ah, bl = b - bh;
+    return ((ah * bh - product) + ah * bl + al * bh) + al * bl;
+#endif
+}
+/* The larger of numbers that are not negative; NaN is the largest. */
+NPK_INLINE V v_largest_of(V a, V b) { return v_select((M)a > (M)b, a, b); }
+
 NPK_INLINE V v_scale(V x, V t) { return (V)((U)x + ((U)t << 23)); }
 
 NPK_INLINE V v_ldexp(V x, V n) {
