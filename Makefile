@@ -2,6 +2,7 @@
 # make test    set up and run the whole suite with linters
 # make soak    the long stochastic suites at full size
 # make sanitize  the tests of kernels and simulator's C code under ASan and UBSan, built by gcc and by clang
+# make emulated  AVX-512 and VNNI kernels in an emulator, on a CPU without them (tests/emulated_cpu)
 # make bench   benchmarks (never part of the tests)
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CHIP ?= rebel-quad
 
-.PHONY: kperf test lint soak sanitize bench clean
+.PHONY: kperf test lint soak sanitize emulated bench clean
 
 kperf: $(STAMP)
 	$(BIN)/npusim kperf --chip $(CHIP) --out out
@@ -29,6 +30,9 @@ soak: $(STAMP)
 sanitize: $(STAMP)
 	PYTHON=$(CURDIR)/$(BIN)/python tests/sanitize.sh gcc
 	PYTHON=$(CURDIR)/$(BIN)/python tests/sanitize.sh clang
+
+emulated: $(STAMP)
+	PYTHON=$(CURDIR)/$(BIN)/python tests/emulated_cpu/run.sh tigerlake
 
 bench: $(STAMP)
 	$(BIN)/python -m pytest bench --benchmark-only --benchmark-autosave

@@ -3,8 +3,9 @@
 
 enum { MR = 4, NR = 8 };
 
-NPK_INLINE void tile(const int rows, const int cols, int64_t kc, const float *a, int64_t rsa, const float *b,
-                     int64_t rsb, float *c, int64_t rsc, tile_mode mode) {
+/* `rows` and `full`, which says that cols is NR, are constants at every call. */
+NPK_INLINE void tile(const int rows, const bool full, int cols, int64_t kc, const float *a, int64_t rsa,
+                     const float *b, int64_t rsb, float *c, int64_t rsc, tile_mode mode) {
     int64_t si = rsa ? rsa : 1, sp = rsa ? 1 : MR;
     float acc[MR][NR] = {{0}};
     if (mode == TILE_CONTINUE)
@@ -13,10 +14,17 @@ NPK_INLINE void tile(const int rows, const int cols, int64_t kc, const float *a,
                 acc[i][j] = c[i * rsc + j];
     for (int64_t p = 0; p < kc; p++, b += rsb) {
         NPK_UNROLL
-        for (int i = 0; i < rows; i++)
-            NPK_UNROLL
-            for (int j = 0; j < cols; j++)
-                acc[i][j] += a[i * si + p * sp] * b[j];
+        for (int i = 0; i < rows; i++) {
+            float x = a[i * si + p * sp];
+            if (full) {
+                NPK_UNROLL
+                for (int j = 0; j < NR; j++)
+                    acc[i][j] += x * b[j];
+            } else {
+                for (int j = 0; j < cols; j++)
+                    acc[i][j] += x * b[j];
+            }
+        }
     }
     for (int i = 0; i < rows; i++)
         for (int j = 0; j < cols; j++)
@@ -26,11 +34,11 @@ NPK_INLINE void tile(const int rows, const int cols, int64_t kc, const float *a,
 NPK_INLINE void any_tile(const int rows, int64_t kc, const float *a, int64_t rsa, const float *b, int64_t rsb,
                          float *c, int64_t rsc, int64_t cols, tile_mode mode) {
     if (cols == NR && rsa == 0)
-        tile(rows, NR, kc, a, 0, b, rsb, c, rsc, mode);
+        tile(rows, true, NR, kc, a, 0, b, rsb, c, rsc, mode);
     else if (cols == NR)
-        tile(rows, NR, kc, a, rsa, b, rsb, c, rsc, mode);
+        tile(rows, true, NR, kc, a, rsa, b, rsb, c, rsc, mode);
     else
-        tile(rows, (int)cols, kc, a, rsa, b, rsb, c, rsc, mode);
+        tile(rows, false, (int)cols, kc, a, rsa, b, rsb, c, rsc, mode);
 }
 
 #define ROWS(r)                                                                                                 \

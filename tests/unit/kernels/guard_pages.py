@@ -16,7 +16,7 @@ PAGE = mmap.PAGESIZE
 LIBC = ctypes.CDLL(None, use_errno=True)
 LIBC.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 PROT_NONE, PROT_READ_WRITE = 0, 3
-DATA_PAGES = 48
+DATA_PAGES = 56  # the largest operand below is 89 x 599 float32, 52.1 pages
 
 
 class Guarded:
@@ -37,6 +37,7 @@ class Guarded:
     def array(self, shape: tuple[int, ...], dtype: type, at_end: bool, extra: int = 0) -> np.ndarray:
         """The same of any shape and dtype."""
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        assert size <= DATA_PAGES * PAGE
         start = PAGE + extra if not at_end else (DATA_PAGES + 1) * PAGE - size + extra
         return self._bytes[start : start + size].view(dtype).reshape(shape)
 

@@ -1,0 +1,118 @@
+#!/usr/bin/env bash
+# Runs a command of this tree inside Bochs, on an emulated CPU that need not be this machine's: AVX-512 and VNNI where
+# the hardware has none, or a CPU without AVX. See README.md.
+# usage: tests/emulated_cpu/run.sh MODEL [COMMAND]     e.g. tigerlake 'python -m pytest tests/unit/kernels/test_gemm.py'
+# PYTHON names the interpreter whose packages are taken along, LINUX a kernel image (vmlinuz) of a distribution, BOCHS
+# the emulator, DISPLAY_LIBRARY what it paints on, FEATURES what the model gets beyond what it has (Bochs 3: avx512vnni).
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+model=${1:?usage: tests/emulated_cpu/run.sh MODEL [COMMAND]}
+command=${2:-sh tests/emulated_cpu/kernels.sh 'c-avx512 c-vnni'}
+python=${PYTHON:-python3}
+bochs=${BOCHS:-bochs}
+linux=${LINUX:-$(ls -v /boot/vmlinuz-* 2>/dev/null | tail -1 || true)}
+here=tests/emulated_cpu
+job=$PWD/out/emulated-cpu/$model${FEATURES:+-$FEATURES}
+
+missing() { echo "skipped: $1 is missing (Debian: apt-get install $2)"; exit 0; }
+command -v "$bochs" >/dev/null || missing bochs "bochs bochs-term bochsbios vgabios"
+command -v genisoimage >/dev/null || missing genisoimage genisoimage
+command -v cpio >/dev/null || missing cpio cpio
+[ -e /bin/busybox ] || missing busybox busybox-static
+[ -e /usr/lib/ISOLINUX/isolinux.bin ] || missing isolinux "isolinux syslinux-common"
+[ -e "$linux" ] || missing "a kernel image" "linux-image-amd64; or name a vmlinuz by LINUX"
+
+# --- the root file system: interpreter, its packages, and this tree --------------------------------------------------
+root=$job/root
+rm -rf "$job"
+mkdir -p "$root/bin" "$root/npusim" "$root/site" "$job/iso"
+cp /bin/busybox "$root/bin/"
+cp "$here/init" "$root/init"
+chmod +x "$root/init"
+cp -r npusim kernels tests "$root/npusim/"
+sed 's/, "ignore::pytest_benchmark[^"]*"//' pyproject.toml > "$root/npusim/pyproject.toml" # stays behind
+read -r executable prefix library < <("$python" -c 'import sys, sysconfig as s
+print(getattr(sys, "_base_executable", sys.executable), sys.base_prefix, s.get_path("stdlib"))')
+executable=$(readlink -f "$executable")
+tar -C / --exclude=site-packages --exclude=dist-packages --exclude=test --exclude=tests --exclude='*.a' --exclude='*.o' \
+  --exclude=idlelib --exclude=tkinter --exclude=lib2to3 --exclude=ensurepip --exclude=turtledemo --exclude='*.opt-?.pyc' \
+  -cf - "${library#/}" | tar -C "$root" -xf -
+"$python" - "$root/site" <<'COPY'
+import importlib.metadata as metadata, pathlib, re, shutil, sys
+# What the kernels and their tests import, and what that needs; ml_dtypes and gfloat are second opinions on formats.
+wanted, seen = ["numpy", "cffi", "pyyaml", "pytest", "hypothesis", "ml_dtypes", "gfloat"], set()
+while wanted:
+    name = wanted.pop()
+    try:
+        found = metadata.distribution(name)
+    except metadata.PackageNotFoundError:  # a requirement of another platform
+        continue
+    if name in seen:
+        continue
+    seen.add(name)
+    wanted += [re.match(r"[\w.-]+", line)[0] for line in found.requires or () if "extra ==" not in line]
+    for file in found.files or ():
+        if ".." not in file.parts and not {"tests", "__pycache__"} & set(file.parts) and file.suffix not in (".a", ".pyi"):
+            target = pathlib.Path(sys.argv[1], file)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(file.locate(), target)
+COPY
+{ echo "$executable"; find "$root" -name '*.so*' -type f; } | xargs -n 1 ldd 2>/dev/null |
+  grep -oE '/[^ ]+\.so[^ ]*' | grep -v "^$root" | sort -u | while read -r needed; do
+  mkdir -p "$root$(dirname "$needed")"
+  cp -L "$needed" "$root$needed"
+done
+mkdir -p "$root$(dirname "$executable")"
+cp "$executable" "$root$executable"
+cat > "$root/job" <<JOB
+cd /npusim
+export PYTHONPATH=/npusim:/npusim/kernels:/npusim/$here:/site PYTHONHOME=$prefix PYTHONDONTWRITEBYTECODE=1
+export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 PYTHONUNBUFFERED=1
+ln -s $executable /bin/python
+python -c 'import npukernels as nk; print(*nk.cpu_features()); print({op: nk.variants(op)[-1] for op in nk.ops()})'
+$command
+JOB
+(cd "$root" && find . | cpio --quiet -o -H newc) > "$job/iso/root"
+
+# --- a bootable disc and the machine ------------------------------------------------------------------------------------
+cp "$linux" "$job/iso/linux"
+cp /usr/lib/ISOLINUX/isolinux.bin /usr/lib/syslinux/modules/bios/ldlinux.c32 "$job/iso/"
+cat > "$job/iso/isolinux.cfg" <<'BOOT'
+DEFAULT test
+PROMPT 0
+LABEL test
+  KERNEL /linux
+  INITRD /root
+  APPEND console=ttyS0,115200 quiet nokaslr mitigations=off lsm=capability nosmp lpj=1000000 lapic=notscdeadline
+BOOT
+genisoimage -quiet -R -b isolinux.bin -c boot.cat -no-emul-boot -boot-load-size 4 -boot-info-table -o "$job/disc.iso" "$job/iso"
+rm -rf "$job/iso" "$root"
+cat > "$job/bochsrc" <<MACHINE
+config_interface: textconfig
+display_library: ${DISPLAY_LIBRARY:-term}
+romimage: file=/usr/share/bochs/BIOS-bochs-latest
+vgaromimage: file=/usr/share/bochs/VGABIOS-lgpl-latest
+cpu: model=$model, count=1, ips=${IPS:-100000000}, reset_on_triple_fault=0${FEATURES:+, add_features="$FEATURES"}
+megs: ${MEGABYTES:-2048}
+clock: sync=none
+ata0: enabled=1, ioaddr1=0x1f0, ioaddr2=0x3f0, irq=14
+ata0-master: type=cdrom, path="$job/disc.iso", status=inserted
+boot: cdrom
+com1: enabled=1, mode=file, dev="$job/serial"
+log: $job/bochs.log
+error: action=report
+panic: action=fatal
+info: action=report
+debug: action=ignore
+MACHINE
+echo "$model: $command; the machine's console is $job/serial"
+# Its only display here wants a terminal; what it paints there is of no use.
+debugger=
+case $("$bochs" --help 2>&1 || true) in *"-rc filename"*) # built with its debugger, which waits for a command: continue
+  echo c > "$job/debugger"
+  debugger="-rc $job/debugger" ;;
+esac
+TERM=linux script -qec "$bochs -q -f $job/bochsrc $debugger" /dev/null </dev/null >"$job/screen" 2>&1 || true
+[ -s "$job/serial" ] || { echo "the machine did not start: see $job/screen and $job/bochs.log"; exit 1; }
+tr -d '\r' < "$job/serial" | sed -n '/^model name/,$p'
+tr -d '\r' < "$job/serial" | grep -q '^job ended: status 0$'
