@@ -60,7 +60,7 @@ class Case:
     @property
     def blocks(self) -> int:
         """Blocks of the cache of one engine. Raises DoesNotFit."""
-        blocks = cache_blocks(self.model, self.chip, self.fmt, self.place, self.rules)
+        blocks = cache_blocks(self.model, self.constants.sized(self.chip), self.fmt, self.place, self.rules)
         if blocks * self.rules.block_tokens < self.max_context + self.rules.draft_tokens:
             short = self.max_context - blocks * self.rules.block_tokens
             raise DoesNotFit(

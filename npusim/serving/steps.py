@@ -26,6 +26,7 @@ from npusim.cost.result import OpCost
 from npusim.errors import InputError, Problem
 from npusim.llm import Precision, ceil_div, decode, prefill
 from npusim.models import Model
+from npusim.serving.documented import Kernels, of_prompts, of_step
 from npusim.workload import Op, Workload, softmax
 
 COARSE, FINE = 8, 32  # nodes an octave of the axes of tokens; csrc/sim/serving_price.c counts alike
@@ -45,12 +46,26 @@ class Constants:
         memory: sustained fraction of the main-memory bandwidth the cost model grants.
         attention: sustained fraction of both in attention kernels, on top.
         host_s: host gap per step; None: the chip file's.
+        exchange_s: host time of an exchange between chips, for each chip beyond the first.
+        sequence_s: host time of a sequence that makes a token: sampling and bookkeeping.
+        usable: share of the chip's memory that weights, a step and the cache fill; None: the chip file's.
+        kernels: calibration documents that price operators; None: the cost model does.
     """
 
     compute: float = 1.0
     memory: float = 1.0
     attention: float = 1.0
     host_s: float | None = None
+    exchange_s: float = 0.0
+    sequence_s: float = 0.0
+    usable: float | None = None
+    kernels: Kernels | None = None
+
+    def sized(self, chip: Chip) -> Chip:
+        """The chip with the share of its memory that is used."""
+        if self.usable is None or chip.memory is None:
+            return chip
+        return chip.model_copy(update={"memory": chip.memory.model_copy(update={"usable": self.usable})})
 
 
 UNFITTED = Constants()
@@ -240,12 +255,12 @@ class StepTimes:
         common[:, 0] += self._hop_s(np.arange(s.max_tokens + 1))
         decodes = _dense(self.sequences, self.decode.pairs(c, True), s.max_sequences)
         shares = decodes / np.maximum(np.arange(s.max_sequences + 1), 1)[:, None, None, None]
-        prefill_pairs = self.prefill.pairs(c, True) / np.arange(1, PREFILL_BATCHES + 1).reshape(-1, 1, 1, 1, 1)
+        prefill_pairs = self.prefill.pairs(of_prompts(s, c), True) / np.arange(1, PREFILL_BATCHES + 1).reshape(-1, 1, 1, 1, 1)
         host_s = constants.host_s
         if host_s is None:
             host_s = 0.0 if s.fidelity == "roofline" else s.chip.overheads.step_s or 0.0
         launches = sum(cost.count for cost in self.decode.ops)
-        return StepTable(
+        table = StepTable(
             draft_tokens=s.draft_tokens,
             common=common,
             head=_dense(self.head_nodes, self.head.pairs(c), rows),
@@ -257,6 +272,7 @@ class StepTimes:
             host_s=host_s,
             swap_block_s=swap_block_s,
         )
+        return of_step(table, s, c)
 
 
 @dataclass(frozen=True)
