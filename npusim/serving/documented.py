@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from npusim.calibration import State
 from npusim.cost import estimate
 from npusim.cost.result import Cost, OpCost
 from npusim.llm import decode, prefill
@@ -33,11 +34,17 @@ class Kernels:
 
     Args:
         calibration: as for ``estimate``: ``auto``, a file, a folder, or the name of a document.
-        software: whose kernels.
+        software: whose kernels; empty: no document prices most of a step, the chip file alone speaks.
+        state: how far documents and constants had to reach.
+        program: the serving program whose host time is in the constants.
+        error_pct: mean absolute error of throughput of measured runs in that state; None where none were scored.
     """
 
     calibration: str
     software: str
+    state: State = "uncalibrated"
+    program: str = ""
+    error_pct: float | None = None
 
 
 def typical_step(shape: Shape, sequences: int = 64, context: int = 1024) -> Workload:
@@ -147,7 +154,7 @@ def _added(shape: Shape, c: Constants, table: StepTable) -> tuple[Array, Array, 
 
 def of_prompts(shape: Shape, c: Constants) -> Constants:
     """The constants with which attention of prompts takes as long as by the documents, in the geometric mean."""
-    if c.kernels is None:
+    if c.kernels is None or not c.kernels.software:
         return c
     ratio = _once("prompts", shape, c, lambda: _prompt_ratio(shape, c))
     return replace(c, attention=c.attention / ratio)
@@ -178,7 +185,7 @@ def of_step(table: StepTable, shape: Shape, c: Constants) -> StepTable:
     if c.exchange_s and shape.tp > 1:
         count = sum(op.count for op in typical_step(shape, 1).ops if op.kind == "collective")
         table = replace(table, host_s=table.host_s + count * (shape.tp - 1) * c.exchange_s)
-    if c.kernels is None:
+    if c.kernels is None or not c.kernels.software:
         return table
     found = _once("added", shape, c, lambda: _added(shape, c, table))
     parts = {}
