@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from npusim.serving.answer import Serving
     from npusim.serving.fleet import Fleet
     from npusim.serving.scenarios import ScenarioResult
+    from npusim.serving.steps import Constants
 
 _ENGINE_OPTIONS = (
     click.option("--max-tokens", type=int, default=2048, show_default=True, help="New tokens of a step at most."),
@@ -60,6 +61,9 @@ def _engine_options(command: Any) -> Any:
 @click.option("--disaggregate", metavar="P:D", help="Replicas that prefill, replicas that decode.")
 @click.option("--precision", default="bf16", show_default=True, metavar="NAME")
 @click.option("--fidelity", default="tile", show_default=True, help="Cost model of the steps: roofline or tile.")
+@click.option("--calibration", default="none", show_default=True, metavar="none|auto|FILE",
+              help="Measured kernels and host times that price steps: the catalog's, or a document.")  # fmt: skip
+@click.option("--software", metavar="NAME", help="Whose: a serving program (trtllm, vllm) or a stack of kernels.")
 @click.option("--users", type=int, default=1, show_default=True, help="Users the requests are dealt to.")
 @click.option("--prefix", metavar="GROUPS:TOKENS", help="Requests of a group share their first TOKENS tokens.")
 @click.option("--find-rate", is_flag=True, help="Also look for the highest rate that holds the SLO.")
@@ -138,6 +142,16 @@ def _chips(chips: str) -> int | str:
     return int(chips)
 
 
+def _constants(hardware: Chip, model: str, given: dict[str, Any]) -> Constants:
+    """Constants of the catalog, as far as they are asked for."""
+    from npusim.llm import precision
+    from npusim.models import load_model
+    from npusim.serving.constants import learned
+
+    return learned(hardware, load_model(model), precision(given["precision"]), given["calibration"], given["software"],
+                   given["tp"] or 1, given["fidelity"])  # fmt: skip
+
+
 def _scenario(hardware: Chip, model: str, rules: Any, given: dict[str, Any]) -> ScenarioResult:
     from npusim.serving.scenarios import scenario
 
@@ -148,6 +162,7 @@ def _scenario(hardware: Chip, model: str, rules: Any, given: dict[str, Any]) -> 
         hardware, model, given["scenario"].lower().replace("-", ""), benchmark=given["benchmark"],
         chips=_chips(given["chips"]), tp=given["tp"], pp=given["pp"] or 1, precision=given["precision"],
         fidelity=given["fidelity"], rules=rules, samples=given["requests"], seed=given["seed"],
+        constants=_constants(hardware, model, given),
     )  # fmt: skip
 
 
@@ -160,7 +175,7 @@ def _fleet(hardware: Chip, model: str, rules: Any, given: dict[str, Any]) -> Fle
     return fleet(
         hardware, model, given["fleet_pflops"], fmt=given["fleet_precision"], input=given["input_tokens"],
         output=given["output_tokens"], rules=rules, think_s=given["think_s"], rooms=Rooms(1e3 * given["rack_kw"]),
-        pp=given["pp"] or 1,
+        pp=given["pp"] or 1, constants=_constants(hardware, model, given),
         **{name: given[name] for name in ("arrivals", "requests", "seed", "slo", "tp", "precision", "fidelity")},
     )  # fmt: skip
 
@@ -201,7 +216,7 @@ def _serve(hardware: Chip, model: str, rules: Any, given: dict[str, Any]) -> Ser
         hardware, model, **{name: given[name] for name in names}, input=given["input_tokens"],
         output=given["output_tokens"], chips=chips, rules=rules,
         disaggregate=_pair(split, "--disaggregate") if split else None,
-        prefix=_pair(prefix, "--prefix") if prefix else None,
+        prefix=_pair(prefix, "--prefix") if prefix else None, constants=_constants(hardware, model, given),
         keep=_wants_pictures(given), log=_wants_pictures(given),
     )  # fmt: skip
 

@@ -17,6 +17,7 @@ from npusim.llm import Precision
 from npusim.llm import precision as named_precision
 from npusim.models import Model, load_model
 from npusim.serving import load
+from npusim.serving.constants import described
 from npusim.serving.engine import SERIES, VLLM, Pool, Rules, Run, simulate
 from npusim.serving.load import Arrivals, Source, Synthetic, Trace
 from npusim.serving.metrics import Digest, Slo, gap_quantiles, parse_slo
@@ -164,6 +165,7 @@ class Serving:
                           "prefill_replicas": c.place.prefill_replicas},
             "choice": self.choice.to_dict() if self.choice else None,
             "imbalance_pct": c.imbalance_pct,
+            "calibration": described(c.constants),
             "requests": int(t["finished"]),
             "skipped_requests": self.skipped,
             "duration_s": t["now"],

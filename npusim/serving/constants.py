@@ -134,15 +134,18 @@ def learned(
     known = load_programs().programs
     step = decode(model, batch=_SEQUENCES, context=min(_CONTEXT, (model.max_positions or _CONTEXT) - 1), tp=tp,
                   weights=fmt.weights, activations=fmt.activations, kv=fmt.kv)  # fmt: skip
-    if software is None:
-        tried = [(name, stack) for name, program in known.items() if program.default for stack in program.kernels]
-    elif software in known:
-        tried = [(software, stack) for stack in known[software].kernels]
+    documents = Calibrations(calibration)
+    if software is None or software in known:
+        names = [software] if software else [name for name, program in known.items() if program.default]
+        pairs = [(name, stack) for name in names for stack in known[name].kernels]
+        # Kernels of a program, where the chip or its narrowest class has any; otherwise those that it has.
+        here = documents.stacks_of(chip, ("gemm",))
+        tried: list[tuple[str, str | None]] = [pair for pair in pairs if pair[1] in here] or [(names[0], None)]
     else:
-        tried = [("", Calibrations(calibration).check_software(software))]
+        tried = [("", documents.check_software(software))]
     reaches = [_reach(step, chip, fidelity, calibration, stack) for _, stack in tried]
-    best = max(range(len(tried)), key=lambda i: (*reaches[i], -i))
-    (name, stack), (own, documented) = tried[best], reaches[best]
+    best = max(range(len(tried)), key=lambda i: (*reaches[i][:2], -i))
+    name, (own, documented, stack) = tried[best][0], reaches[best]
     if documented < _ENOUGH:
         return Constants(kernels=Kernels(calibration, "", "uncalibrated", software or ""))
     state: State = "calibrated" if own >= _ENOUGH else "transferred"
@@ -161,14 +164,17 @@ def learned(
     )  # fmt: skip
 
 
-def _reach(step: Workload, chip: Chip, fidelity: str, calibration: str, stack: str) -> tuple[float, float]:
-    """Shares of a step's time that documents of this chip price, and that any documents do, in tenths."""
-    priced = estimate(step, chip, fidelity, calibration=calibration, software=stack)
+def _reach(
+    step: Workload, chip: Chip, fidelity: str, calibration: str, software: str | None
+) -> tuple[float, float, str]:
+    """Shares of a step's time that documents of this chip price, and that any do, in tenths; and whose they are."""
+    priced = estimate(step, chip, fidelity, calibration=calibration, software=software)
     times = {state: 0.0 for state in STATES}
     for cost in priced.ops:
         times[cost.state] += float(np.mean(cost.time_s))
     whole = sum(times.values())
-    return round(times["calibrated"] / whole, 1), round(1 - times["uncalibrated"] / whole, 1)
+    whose = priced.calibration.software if priced.calibration is not None else ""
+    return round(times["calibrated"] / whole, 1), round(1 - times["uncalibrated"] / whole, 1), whose
 
 
 def described(constants: Constants) -> dict[str, Any] | None:

@@ -22,7 +22,7 @@ from npusim.serving.engine import VLLM, Rules
 from npusim.serving.load import Arrivals, Synthetic, parse_arrivals, parse_lengths
 from npusim.serving.metrics import Slo, parse_slo
 from npusim.serving.placement import Placement
-from npusim.serving.steps import UNFITTED
+from npusim.serving.steps import UNFITTED, Constants
 
 THINK_S = 30.0
 RACK_W = 40e3
@@ -138,6 +138,7 @@ def fleet(
     output: str | int = 256, arrivals: Arrivals | str = "poisson:1", requests: int | None = None, seed: int = 0,
     slo: Slo | str | None = None, tp: int | None = None, pp: int = 1, precision: str = "fp8", fidelity: str = "tile",
     rules: Rules = VLLM, think_s: float = THINK_S, rooms: Rooms | None = None,
+    constants: Constants = UNFITTED,
 ) -> Fleet:  # fmt: skip
     """What a test bed of a chip serves.
 
@@ -159,6 +160,7 @@ def fleet(
         rules: how the engines serve.
         think_s: seconds between an answer and the user's next request.
         rooms: what is assumed of the building.
+        constants: sustained fractions from a fit, or those of the catalog.
 
     Raises:
         InputError: bad values, or no peak of that format. DoesNotFit: the fleet is too small for one replica.
@@ -182,7 +184,7 @@ def fleet(
     )
     place = Placement(tp or 1, pp)
     place.check()
-    case = Case(net, hardware, precision, named_precision(precision), place, rules, fidelity, UNFITTED,
+    case = Case(net, hardware, precision, named_precision(precision), place, rules, fidelity, constants,
                 check_lengths(source, net))  # fmt: skip
     best, rate = _best(case, source, limits, chips, tp)
     run, digest = best.run(at_rate(source, rate or 1e-3), limits)

@@ -255,7 +255,9 @@ class StepTimes:
         common[:, 0] += self._hop_s(np.arange(s.max_tokens + 1))
         decodes = _dense(self.sequences, self.decode.pairs(c, True), s.max_sequences)
         shares = decodes / np.maximum(np.arange(s.max_sequences + 1), 1)[:, None, None, None]
-        prefill_pairs = self.prefill.pairs(of_prompts(s, c), True) / np.arange(1, PREFILL_BATCHES + 1).reshape(-1, 1, 1, 1, 1)
+        prefill_pairs = self.prefill.pairs(of_prompts(s, c), True) / np.arange(1, PREFILL_BATCHES + 1).reshape(
+            -1, 1, 1, 1, 1
+        )
         host_s = constants.host_s
         if host_s is None:
             host_s = 0.0 if s.fidelity == "roofline" else s.chip.overheads.step_s or 0.0

@@ -7,7 +7,8 @@ cache holds) or an MLPerf scenario. Nothing is fitted here: the constants are th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,7 +24,7 @@ from npusim.serving.engine import Rules, simulate
 from npusim.serving.load import Arrivals, Lengths, Synthetic
 from npusim.serving.metrics import Digest
 from npusim.serving.placement import Placement
-from npusim.serving.scenarios import scenario
+from npusim.serving.scenarios import load_scenarios, scenario
 from npusim.serving.steps import Constants
 
 # Limits of a step, which few sources state: batches up to the first, and as many new tokens as keep them full (what
@@ -31,6 +32,8 @@ from npusim.serving.steps import Constants
 MOST_SEQUENCES, LEAST_TOKENS, MOST_TOKENS = 2048, 2048, 8192
 WAVES = 3  # of the sequences that fit, at maximum load
 SCENARIO_RULES = Rules(max_tokens=MOST_TOKENS, max_sequences=1024)
+PLACED_BY = 4000  # samples by which placements of a scenario are compared
+LEAST_S = 600.0  # of a run, by the rules of MLPerf
 
 
 @dataclass(frozen=True)
@@ -105,11 +108,16 @@ def score(runs: Iterable[Observation], calibration: str = "auto", constants: Con
     """Predicts runs.
 
     Args:
-        runs: what was measured; runs of one engine are best given one after the other.
+        runs: what was measured.
         calibration: ``none``, ``auto``, a file, a folder or the name of a document.
         constants: instead of the catalog's.
     """
-    return [_scored(run, constants, calibration) for run in runs]
+    given = list(runs)
+    # Runs of one engine after the other, so that its steps are priced once.
+    order = sorted(range(len(given)), key=lambda i: (given[i].chip.name, given[i].model.name, given[i].chips,
+                                                     given[i].batch is None))  # fmt: skip
+    found = {i: _scored(given[i], constants, calibration) for i in order}
+    return [found[i] for i in range(len(given))]
 
 
 def _scored(seen: Observation, constants: Constants | None, calibration: str) -> Scored:
@@ -117,27 +125,56 @@ def _scored(seen: Observation, constants: Constants | None, calibration: str) ->
         used = constants if constants is not None else _remembered(seen, calibration)
         state: State = used.kernels.state if used.kernels is not None else "uncalibrated"
         if seen.scenario:
-            found = scenario(seen.chip, seen.model, seen.scenario, chips=seen.chips, precision=seen.precision,
-                             rules=SCENARIO_RULES, constants=used)  # fmt: skip
-            totals = found.serving.run.totals
-            return Scored(seen, found.value, state, "", int(totals["steps"]), totals["now"])
+            return replace(_scenario(seen, used), state=state)
         return replace(_run(seen, used), state=state)
     except NpuError as error:
         return Scored(seen, None, reason=str(error).splitlines()[0])
 
 
-_KEPT = 16
-_CONSTANTS: list[tuple[Any, Constants]] = []  # descriptions of chips compare, but have no hash
+def _scenario(seen: Observation, constants: Constants) -> Scored:
+    """An MLPerf scenario: one replica of the best placement, times the replicas, which share nothing.
+
+    The placement is chosen once for a chip and model, by the constants that are asked for first. Submissions run for
+    ``LEAST_S`` at least, so the samples are repeated until they last that long.
+    """
+    same: dict[str, Any] = {"precision": seen.precision, "rules": SCENARIO_RULES, "constants": constants}
+    place, rate = _once((seen.chip, seen.model, seen.precision, seen.chips), _PLACES, lambda: _placed(seen, same))
+    samples = PLACED_BY
+    if seen.scenario == "offline":
+        samples = math.ceil(max(load_scenarios().of(seen.model.name)[1].samples, rate * LEAST_S) / place.replicas)
+    one = scenario(seen.chip, seen.model, seen.scenario, chips=place.chips // place.replicas, tp=place.tp,
+                   samples=samples, **same)  # fmt: skip
+    totals = one.serving.run.totals
+    figure = one.value * place.replicas if one.unit == "tokens/s" else None
+    return Scored(seen, figure, reason="" if figure else one.metric, steps=int(totals["steps"]), seconds=totals["now"])
+
+
+def _placed(seen: Observation, same: dict[str, Any]) -> tuple[Placement, float]:
+    """The split of the chips that is best offline, and about how many samples a second it serves."""
+    tried = scenario(seen.chip, seen.model, "offline", chips=seen.chips, samples=PLACED_BY, **same).serving
+    return tried.case.place, PLACED_BY / max(tried.run.totals["now"], 1e-9)
+
+
+_KEPT = 64
+Memory = list[tuple[Any, Any]]
+_CONSTANTS: Memory = []
+_PLACES: Memory = []
+
+
+def _once(key: Any, memory: Memory, compute: Callable[[], Any]) -> Any:
+    """What was computed for the key before; descriptions of chips compare, but have no hash."""
+    for known, found in memory:
+        if known == key:
+            return found
+    memory.insert(0, (key, compute()))
+    del memory[_KEPT:]
+    return memory[0][1]
 
 
 def _remembered(seen: Observation, calibration: str) -> Constants:
     key = (seen.chip, seen.model, seen.precision, seen.software, calibration)
-    for known, constants in _CONSTANTS:
-        if known == key:
-            return constants
-    _CONSTANTS.insert(0, (key, constants_of(seen, calibration)))
-    del _CONSTANTS[_KEPT:]
-    return _CONSTANTS[0][1]
+    constants: Constants = _once(key, _CONSTANTS, lambda: constants_of(seen, calibration))
+    return constants
 
 
 def _run(seen: Observation, constants: Constants) -> Scored:
