@@ -10,9 +10,9 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.conftest import SOAK
 
 from bench import serving_accuracy
+from tests.conftest import SOAK
 
 GROWTH = 1.05
 FIGURES = json.loads(serving_accuracy.GATE.read_text())
