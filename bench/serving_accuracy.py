@@ -1,191 +1,273 @@
-"""The serving engine against measured throughput at full load; writes ``docs/serving-accuracy.md``.
+"""The serving engine against measured throughput of whole runs; writes ``docs/serving-accuracy.md``.
 
-    python -m bench.serving_accuracy [DATA] [OUT.md]
+    python -m bench.serving_accuracy [DATA] [OUT.md] [--gate] [--fit]
 
-Groups: the vendor's tables for H100, and MLPerf Inference v4.1 (Llama 2 70B, Offline and Server) where the system's
-name states chip and count. ``Constants`` (sustained compute and memory) are fitted on every other vendor row; the other
-vendor rows and all of MLPerf are scored with them.
+Sources: the vendor's tables at maximum load, MLPerf Inference v4.1, ``splitwise_sim`` and ``llm_inference_bench``. Each
+run is predicted from the chip file alone and with ``--calibration auto``; where a fit on that source lies behind the
+latter, again with constants of the other chips (or models) only. ``--fit`` prints entries of
+``catalog/serving/constants.yaml``; ``--gate`` also writes the figures the test suite compares with.
 """
 
 from __future__ import annotations
 
-import csv
+import argparse
 import json
-import re
-import statistics
-import sys
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean, median
 
+import numpy as np
+
+from bench.serving_accuracy_page import document
 from npusim.chip import load_chip
-from npusim.errors import NpuError
-from npusim.llm import precision
-from npusim.models import load_model
-from npusim.serving.answer import Case
-from npusim.serving.engine import Rules
-from npusim.serving.load import Arrivals, Lengths, Synthetic
-from npusim.serving.placement import Placement
-from npusim.serving.scenarios import scenario
-from npusim.serving.steps import UNFITTED, Constants
+from npusim.serving.steps import Constants
+from npusim.serving.throughput import Observation, Scored, constants_of, grouped, score
+from npusim.serving.throughput_rows import deduplicated, read
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
-OUT = ROOT / "docs" / "serving-accuracy.md"
-RULES = Rules(max_tokens=8192, max_sequences=1024)  # not stated by the sources
-VENDOR = {"Llama-3.1-8B": "llama-3.1-8b", "Llama-3.3-70B": "llama-3.3-70b", "Llama-3.1-405B": "llama-3.1-405b"}
-# Names of systems: chip of the catalog, and a pattern that must be in the name.
-SYSTEMS = (("h100", r"H100.SXM.80GB|DGX.H100|HPE_Cray_XD670_H100|H100x8_TRT$"), ("h200", r"H200.SXM.141GB|8xH200"),
-           ("mi300x", r"MI300X"), ("gh200", r"GH200"), ("l40s", r"L40S"))  # fmt: skip
-UNSTATED = re.compile(r"MaxQ|NVL|PCIe|ESC8000A", re.IGNORECASE)  # other power limits or boards than the catalog's chip
-COUNT = re.compile(r"(?:GB|L40S|aarch64|TRT_LLM|CTS|H100)x(\d+)|^(\d+)x|_(\d+)xH|MI300X_192GBx(\d+)")
-GRID = tuple(Constants(compute, memory) for compute in (0.5, 0.6, 0.7, 0.8, 0.9) for memory in (0.55, 0.7, 0.85, 1.0))
-MOST_CHIPS = 8  # more are copies of the same
+OUT, GATE = ROOT / "docs" / "serving-accuracy.md", ROOT / "tests" / "serving_gate.json"
+MODELS = ("llama-3.1-8b", "llama-3.3-70b", "llama-3.1-405b")  # of the vendor's tables at maximum load
+MOST_CHIPS = 8  # of MLPerf; more are copies of the same
+FITTED_CHIPS = ("a100-40gb", "a100", "h100")  # whose static batches entered constants.yaml, by class
+USABLE = (0.9, 0.93, 0.95, 0.97, 1.0)
+SOURCES = {
+    "vendor": "facts/published.json",
+    "MLPerf v4.1": "measured/mlperf_inference/llm_loadgen.csv",
+    "splitwise_sim": "measured/splitwise_sim/e2e.csv",
+    "llm_inference_bench": "measured/llm_inference_bench/e2e.csv",
+}
 
 
 @dataclass(frozen=True)
-class Row:
-    """A measured throughput and what to simulate for it under any constants."""
+class Result:
+    """A run with its predictions.
 
-    group: str
+    Args:
+        source: the data set.
+        alone: by the chip file.
+        auto: with the constants of the catalog.
+        aside: percent of error with constants that were not fitted on this chip or model; None: nothing of this
+            source was fitted, or the run was not predicted.
+    """
+
+    source: str
+    alone: Scored
+    auto: Scored
+    aside: float | None = None
+
+    @property
+    def group(self) -> str:
+        """Source, what was run, on which chip."""
+        seen = self.auto.seen
+        if self.source == "vendor":
+            return f"{self.source}, {seen.model.name}, {seen.chip.name}"
+        if seen.scenario:
+            return f"{self.source}, {seen.scenario}, {seen.model.name}, {_chip(seen)}"
+        return f"{self.source}, {seen.software or 'other'}, {_chip(seen)}"
+
+
+def _chip(seen: Observation) -> str:
+    if seen.chip.overrides and seen.chip.memory is not None:
+        return f"{seen.chip.name} ({seen.chip.memory.capacity_bytes / 1e9:g} GB)"
+    return seen.chip.name
+
+
+def observed(source: str, data: Path) -> list[Observation]:
+    """The runs of a source that say what they ran."""
+    runs = deduplicated(read(data / SOURCES[source])[0])
+    if source == "vendor":
+        return [run for run in runs if run.batch is None and run.software == "trtllm" and run.model.name in MODELS]
+    if source == "MLPerf v4.1":
+        return [run for run in runs if run.chips <= MOST_CHIPS]
+    if source == "splitwise_sim":
+        # Latency falls with longer outputs from 1024 on: those runs ended before.
+        return [run for run in runs if run.output < 1024]
+    # Rows with one output token repeat the latency of as many as the prompt has; the A100 is the board with 40 GB: the
+    # waves in which 64 sequences run fit no other. Models of one table differ in one figure only.
+    small = load_chip("a100-40gb")
+    return [replace(run, chip=small) if run.chip.name == "a100" else run for run in runs
+            if run.output > 1 and run.model.name in ("llama-2-7b", "llama-3.1-8b", "mistral-7b")]  # fmt: skip
+
+
+def results(data: Path, sources: Iterable[str] = tuple(SOURCES)) -> list[Result]:
+    """All runs with their predictions."""
+    found: list[Result] = []
+    for source in sources:
+        for _, members in grouped(Scored(run, None) for run in observed(source, data)):
+            runs = [one.seen for one in members]
+            auto = score(runs, "auto")  # first: it chooses the placement of scenarios for both
+            found += [Result(source, *pair) for pair in zip(score(runs, "none"), auto, strict=True)]
+    return aside_batches(aside_models(found))
+
+
+# -- what was fitted, and errors without it ---------------------------------------------------------------------------
+
+
+def aside_models(found: Sequence[Result]) -> list[Result]:
+    """Errors at maximum load with the share of memory that fits the other models best."""
+    runs = [one for one in found if one.source == "vendor" and one.auto.tokens_per_s]
+    errors: dict[tuple[str, float], list[float]] = {}
+    for name in dict.fromkeys(one.auto.seen.model.name for one in runs):
+        seen = [one.auto.seen for one in runs if one.auto.seen.model.name == name]
+        constants = constants_of(seen[0])
+        for usable in USABLE:
+            errors[name, usable] = [
+                one.error_pct or 0.0 for one in score(seen, constants=replace(constants, usable=usable))
+            ]
+    known = list(dict.fromkeys(name for name, _ in errors))
+    left: dict[str, list[float]] = {}
+    for name in known:
+        others = [other for other in known if other != name]
+        if others:
+            best = min(USABLE, key=lambda share: fmean(fmean(map(abs, errors[other, share])) for other in others))
+            left[name] = errors[name, best]
+    aside = {id(one): left[name][i] for name in left
+             for i, one in enumerate(one for one in runs if one.auto.seen.model.name == name)}  # fmt: skip
+    return [replace(one, aside=aside.get(id(one), one.aside)) for one in found]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A static batch: seconds measured, seconds of the engine without host time, and what host time counts by."""
+
     chip: str
-    name: str
-    measured: float
-    predict: Callable[[Constants], float]
+    program: str
+    measured_s: float
+    engine_s: float
+    steps: int
+    exchanges: int
+    sequences: int
+
+    def seconds(self, host: Sequence[float]) -> float:
+        """With host times of a step, an exchange and a sequence."""
+        return self.engine_s + self.steps * float(np.dot(host, (1.0, self.exchanges, self.sequences)))
 
 
-def vendor_rows(facts: Path) -> Iterable[Row]:
-    """Tables of TensorRT-LLM on H100, fp8, at maximum load."""
-    for row in json.loads(facts.read_text())["measured"]:
-        if row["device"] != "NVIDIA H100" or row["model"] not in VENDOR or not row.get("input_len"):
+def batch_of(scored: Scored, constants: Constants) -> Batch:
+    """A run of the engine without the constants' host time."""
+    seen = scored.seen
+    assert seen.batch is not None
+    layers = sum(count for _, count in seen.model.blocks)
+    # Two exchanges a layer and one after the embedding, for each chip beyond the first.
+    exchanges = (2 * layers + 1) * (seen.chips - 1)
+    host = (constants.host_s or 0.0, constants.exchange_s, constants.sequence_s)
+    batch = Batch(seen.chip.name, seen.software or "", seen.batch * seen.output / seen.tokens_per_s, scored.seconds,
+                  scored.steps, exchanges, seen.batch)  # fmt: skip
+    return replace(batch, engine_s=batch.seconds([-part for part in host]))
+
+
+def fitted_host(batches: Sequence[Batch]) -> tuple[float, ...]:
+    """Host times, none below zero, at the least relative error; large errors count linearly."""
+    from scipy.optimize import least_squares
+
+    unit = np.array([1e-3, 1e-5, 1e-5])
+
+    def residuals(values: np.ndarray) -> np.ndarray:
+        host = np.abs(values) * unit
+        return np.array([np.log(one.seconds(host) / one.measured_s) for one in batches])
+
+    found = least_squares(residuals, np.ones(3), loss="soft_l1", f_scale=0.1)
+    return tuple(float(value) for value in np.abs(found.x) * unit)
+
+
+def batches_of(found: Iterable[Result], program: str) -> list[tuple[Result, Batch]]:
+    """Static batches of a program on the chips that its constants were learned on."""
+    some = [one for one in found if one.auto.tokens_per_s and one.auto.seen.batch is not None
+            and one.auto.seen.software == program and one.auto.seen.chip.name in FITTED_CHIPS]  # fmt: skip
+    return [(one, batch_of(one.auto, constants_of(one.auto.seen))) for one in some]
+
+
+def programs_of(found: Iterable[Result]) -> list[str]:
+    """Programs whose host time was fitted to static batches."""
+    return sorted({one.auto.seen.software or "" for one in found if one.auto.seen.batch is not None} - {""})
+
+
+def aside_batches(found: Sequence[Result]) -> list[Result]:
+    """Errors of static batches with host times of the other chips."""
+    aside: dict[int, float] = {}
+    for program in programs_of(found):
+        pairs = batches_of(found, program)
+        for chip in {batch.chip for _, batch in pairs}:
+            others = [batch for _, batch in pairs if batch.chip != chip]
+            if not others:
+                continue
+            host = fitted_host(others)
+            for one, batch in pairs:
+                if batch.chip == chip:
+                    aside[id(one)] = 100 * (batch.measured_s / batch.seconds(host) - 1)
+    return [replace(one, aside=aside.get(id(one), one.aside)) for one in found]
+
+
+def entries(found: Sequence[Result]) -> str:
+    """Entries of ``constants.yaml``: host times of each program on all chips, and the range over chips left out."""
+    lines = []
+    for program in programs_of(found):
+        batches = [batch for _, batch in batches_of(found, program)]
+        chips = sorted({batch.chip for batch in batches})
+        if not chips:
             continue
-        model, lengths = VENDOR[row["model"]], (row["input_len"], row["output_len"])
-        name = f"{model} {lengths[0]}/{lengths[1]}"
-        yield Row(f"vendor, {model}", "h100", name, row["tokens_per_s"], _loop(model, row["chips"], *lengths))
+        best = fitted_host(batches)
+        parts = [fitted_host([batch for batch in batches if batch.chip == chip]) for chip in chips]
+        lines.append(f"  {program}: chips {chips}, rows {len(batches)}")
+        for i, name in enumerate(("host_s", "exchange_s", "sequence_s")):
+            values = [best[i], *(part[i] for part in parts)]
+            lines.append(
+                f"    {name}: {{value: {best[i]:.3g}, low: {min(values):.3g}, high: {max(values):.3g}, unit: s}}"
+            )
+    return "\n".join(lines)
 
 
-def _loop(model: str, chips: int, prompt: int, output: int) -> Callable[[Constants], float]:
-    @lru_cache
-    def predict(constants: Constants) -> float:
-        case = Case(load_model(model), load_chip("h100"), "fp8", precision("fp8"), Placement(chips), RULES, "tile",
-                    constants, 22000)  # fmt: skip
-        # No more requests at a time than the cache holds, so that nobody is thrown out.
-        at_a_time = min(RULES.max_sequences, case.blocks * RULES.block_tokens // (prompt + output))
-        source = Synthetic(Arrivals("closed", concurrency=at_a_time), Lengths("fixed", float(prompt)),
-                           Lengths("fixed", float(output)), 3 * at_a_time)  # fmt: skip
-        run, digest = case.run(source)
-        return digest.output_tokens / run.totals["now"]
-
-    return predict
+# -- figures ----------------------------------------------------------------------------------------------------------
 
 
-def mlperf_rows(table: Path) -> Iterable[Row]:
-    """Valid closed results of Llama 2 70B whose system states a chip of the catalog and how many."""
-    seen: dict[tuple[str, int, str], list[float]] = {}
-    for row in csv.DictReader(table.read_text(encoding="utf-8").splitlines()):
-        if (row["round"], row["division"], row["model"], row["valid"]) != ("v4.1", "closed", "llama2-70b-99", "True"):
-            continue
-        chip = next((name for name, known in SYSTEMS if re.search(known, row["system"])), None)
-        count = COUNT.search(row["system"])
-        if chip is None or count is None or UNSTATED.search(row["system"]):
-            continue
-        chips = int(next(filter(None, count.groups())))
-        if chips > MOST_CHIPS:
-            continue
-        seen.setdefault((chip, chips, row["scenario"].lower()), []).append(float(row["tokens_per_s"]))
-    for (chip, chips, name), values in sorted(seen.items()):
-        title = f"{chips} x {chip} ({len(values)} results)"
-        yield Row(f"MLPerf v4.1, {name}", chip, title, statistics.median(values), _scenario(chip, chips, name))
+def figures(found: Sequence[Result]) -> dict[str, dict[str, float | int | str | None]]:
+    """Errors by group: how many runs, mean error, mean and median absolute errors, in percent."""
+    groups: dict[str, list[Result]] = {}
+    for one in found:
+        groups.setdefault(one.group, []).append(one)
+    return {name: _figures(members) for name, members in groups.items()}
 
 
-def _scenario(chip: str, chips: int, name: str) -> Callable[[Constants], float]:
-    @lru_cache
-    def predict(constants: Constants) -> float:
-        return scenario(chip, "llama-2-70b", name, chips=chips, rules=RULES,
-                        constants=constants).value  # fmt: skip
-
-    return predict
-
-
-def errors(rows: Iterable[Row], constants: Constants) -> list[float]:
-    """Percent by which the predictions are off."""
-    found = []
-    for row in rows:
-        try:
-            found.append(100 * (row.predict(constants) / row.measured - 1))
-        except NpuError as error:
-            print(f"{row.group} {row.name}: {error}", file=sys.stderr)
-            found.append(float("nan"))
-    return found
+def _figures(members: Sequence[Result]) -> dict[str, float | int | str | None]:
+    alone = [one.alone.error_pct for one in members if one.alone.error_pct is not None]
+    auto = [one.auto.error_pct for one in members if one.auto.error_pct is not None]
+    aside = [one.aside for one in members if one.aside is not None]
+    return {
+        "runs": len(members), "predicted": len(auto), "alone": _mape(alone), "mean": fmean(auto) if auto else None,
+        "auto": _mape(auto), "median": median(map(abs, auto)) if auto else None, "aside": _mape(aside),
+        "state": ", ".join(sorted({one.auto.state for one in members if one.auto.error_pct is not None})),
+    }  # fmt: skip
 
 
-def mape(values: Iterable[float]) -> float:
-    """Mean absolute error of those that could be predicted."""
-    return statistics.fmean(abs(value) for value in values if value == value)
+def _mape(errors: Sequence[float]) -> float | None:
+    return fmean(map(abs, errors)) if errors else None
 
 
-def fitted(rows: list[Row]) -> Constants:
-    """Sustained fractions of compute and memory, from a grid."""
-    return min(GRID, key=lambda constants: mape(errors(rows, constants)))
+def gate_figures(data: Path, models: Sequence[str] = MODELS) -> Mapping[str, float]:
+    """Mean absolute errors of the vendor's tables with the catalog's constants, by model."""
+    errors: dict[str, list[float]] = {}
+    for one in score(run for run in observed("vendor", data) if run.model.name in models):
+        errors.setdefault(one.seen.model.name, []).append(abs(one.error_pct or 100.0))
+    return {name: round(fmean(values), 3) for name, values in sorted(errors.items())}
 
 
-def document(vendor: list[Row], mlperf: list[Row]) -> str:
-    """The scores as Markdown."""
-    constants = fitted(vendor[::2])
-    used = {row.name for row in vendor[::2]}
-    lines = [
-        "# The serving engine against measured throughput", "",
-        "Written by `python -m bench.serving_accuracy`; do not edit. Error = predicted / measured - 1 of output "
-        "tokens per second.", "",
-        f"Constants for H100, fitted on every other vendor row: compute {constants.compute:g}, memory "
-        f"{constants.memory:g} of what the tile model grants. MLPerf is scored with the same constants and takes no "
-        "part in the fit; other chips get them as a transfer.", "",
-        f"Assumed, because no source states it: at most {RULES.max_sequences} sequences and {RULES.max_tokens} new "
-        "tokens a step; MLPerf lengths as in `catalog/serving/mlperf.yaml`, "
-        "all of its samples; fp8 weights, activations and cache.", "",
-        "| group | rows scored | chip file alone: mean error | mean abs. | fitted: mean error | mean abs. |",
-        "|---|---|---|---|---|---|",
-    ]  # fmt: skip
-    rows = [row for row in vendor if row.name not in used] + mlperf
-    groups = dict.fromkeys(_group(row) for row in rows)
-    for group in groups:
-        members = [row for row in rows if _group(row) == group]
-        alone, fit = errors(members, UNFITTED), errors(members, constants)
-        lines.append(f"| {group} | {len(members)} | {statistics.fmean(alone):+.1f} % | {mape(alone):.1f} % | "
-                     f"{statistics.fmean(fit):+.1f} % | {mape(fit):.1f} % |")  # fmt: skip
-    lines += ["", "## Rows", "", "| group | row | measured | chip file alone | fitted |", "|---|---|---|---|---|"]
-    for row in [*vendor, *mlperf]:
-        note = " (in the fit)" if row.name in used and row in vendor else ""
-        alone, fit = errors([row], UNFITTED)[0], errors([row], constants)[0]
-        lines.append(f"| {row.group} | {row.name}{note} | {row.measured:,.0f} | {alone:+.0f} % | {fit:+.0f} % |")
-    return "\n".join([*lines, "", *WHY]) + "\n"
-
-
-WHY = (
-    "## Not scored here, and why",
-    "",
-    "- `splitwise_sim` and `llm_inference_bench` time one static batch, not a load: `npusim validate` scores them with "
-    "`step/1` documents (docs/accuracy.md).",
-    "- MLPerf systems with NVL, PCIe or power-limited boards, and names that state no count: the catalog's chip is "
-    "another one. More than eight chips are copies of eight.",
-    "- Why 405B at tp 8 is a third too fast is not known. No constant of the fit touches its all-reduces, and the "
-    "batch limit of those runs is not stated; neither was tested.",
-)
-
-
-def _group(row: Row) -> str:
-    return row.group if row.group.startswith("vendor") else f"{row.group}, {row.chip}"
-
-
-def main(arguments: list[str]) -> None:
+def main() -> None:
     """Writes the document."""
-    data = Path(arguments[0]) if arguments else DATA
-    vendor = list(vendor_rows(data / "facts" / "published.json"))
-    mlperf = list(mlperf_rows(data / "measured" / "mlperf_inference" / "llm_loadgen.csv"))
-    target = Path(arguments[1]) if len(arguments) > 1 else OUT
-    target.write_text(document(vendor, mlperf), encoding="utf-8")
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
+    parser.add_argument("data", nargs="?", type=Path, default=DATA)
+    parser.add_argument("out", nargs="?", type=Path, default=OUT)
+    parser.add_argument("--gate", action="store_true", help="also write the figures the test suite compares with")
+    parser.add_argument("--fit", action="store_true", help="print entries of catalog/serving/constants.yaml")
+    given = parser.parse_args()
+    found = results(given.data)
+    given.out.write_text(document(found, figures(found)), encoding="utf-8")
+    if given.fit:
+        print(entries(found))
+    if given.gate:
+        GATE.write_text(json.dumps(gate_figures(given.data), indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

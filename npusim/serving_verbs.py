@@ -15,6 +15,7 @@ from npusim.errors import InputError, Problem
 if TYPE_CHECKING:
     from npusim.chip import Chip
     from npusim.serving.answer import Serving
+    from npusim.serving.steps import Constants
 
 _ENGINE_OPTIONS = (
     click.option("--max-tokens", type=int, default=2048, show_default=True, help="New tokens of a step at most."),
@@ -63,6 +64,9 @@ def _engine_options(command: Any) -> Any:
 @click.option("--disaggregate", metavar="P:D", help="Replicas that prefill, replicas that decode.")
 @click.option("--precision", default="bf16", show_default=True, metavar="NAME")
 @click.option("--fidelity", default="tile", show_default=True, help="Cost model of the steps: roofline or tile.")
+@click.option("--calibration", default="none", show_default=True, metavar="none|auto|FILE",
+              help="Measured kernels and host times that price steps: the catalog's, or a document.")  # fmt: skip
+@click.option("--software", metavar="NAME", help="Whose: a serving program (trtllm, vllm) or a stack of kernels.")
 @click.option("--users", type=int, default=1, show_default=True, help="Users the requests are dealt to.")
 @click.option("--prefix", metavar="GROUPS:TOKENS", help="Requests of a group share their first TOKENS tokens.")
 @click.option("--find-rate", is_flag=True, help="Also look for the highest rate that holds the SLO.")
@@ -122,14 +126,15 @@ class _Answer:
 
 _SEEN = {"plot", "perfetto", "step"}
 _PLACED = {"chips", "pp", "ep"}
-_LOAD = {"slo", "imbalance_pct", "disaggregate", "find_rate", "arrivals", "requests"} | _PLACED | _SEEN
+_PRICED = {"calibration", "software"}
+_LOAD = {"slo", "imbalance_pct", "disaggregate", "find_rate", "arrivals", "requests"} | _PLACED | _PRICED | _SEEN
 _DRAWN = {"input_tokens", "output_tokens", "seed"}
 # What each question takes beside what all of them take; the first that is asked counts.
 _QUESTIONS = {
     "measured": frozenset({"measured"}),
-    "scenario": frozenset({"scenario", "benchmark", "requests", "seed"} | _PLACED | _SEEN),
+    "scenario": frozenset({"scenario", "benchmark", "requests", "seed"} | _PLACED | _PRICED | _SEEN),
     "fleet_pflops": frozenset({"fleet_pflops", "fleet_precision", "think_s", "rack_kw", "arrivals", "requests", "slo",
-                               "pp", "ep"} | _DRAWN | _SEEN),
+                               "pp", "ep"} | _PRICED | _DRAWN | _SEEN),
     "trace": frozenset({"trace", "skip_long"} | _LOAD),
     "": frozenset({"users", "prefix"} | _LOAD | _DRAWN),
 }  # fmt: skip
@@ -195,6 +200,16 @@ def _chips(chips: str) -> int | str:
     return int(chips)
 
 
+def _constants(hardware: Chip, model: str, given: dict[str, Any]) -> Constants:
+    """Constants of the catalog, as far as they are asked for."""
+    from npusim.llm import precision
+    from npusim.models import load_model
+    from npusim.serving.constants import learned
+
+    return learned(hardware, load_model(model), precision(given["precision"]), given["calibration"], given["software"],
+                   given["tp"] or 1, given["fidelity"])  # fmt: skip
+
+
 def _prefix(given: dict[str, Any]) -> tuple[int, int] | None:
     if given["prefix"] is None:
         return None
@@ -217,7 +232,7 @@ def _scenario(hardware: Chip, model: str, rules: Any, given: dict[str, Any]) -> 
         hardware, model, given["scenario"].lower().replace("-", ""), benchmark=given["benchmark"],
         chips=_chips(given["chips"]), tp=given["tp"], pp=given["pp"], ep=given["ep"], precision=given["precision"],
         fidelity=given["fidelity"], rules=rules, samples=given["requests"], seed=given["seed"],
-        keep=_wants_records(given), log=_wants_steps(given),
+        keep=_wants_records(given), log=_wants_steps(given), constants=_constants(hardware, model, given),
     )  # fmt: skip
     run, text = _run(scored.serving, hardware)
     data = {**scored.to_dict(), "serving": run}
@@ -231,7 +246,7 @@ def _fleet(hardware: Chip, model: str, rules: Any, given: dict[str, Any]) -> _An
     bed = fleet(
         hardware, model, given["fleet_pflops"], fmt=given["fleet_precision"], input=given["input_tokens"],
         output=given["output_tokens"], rules=rules, think_s=given["think_s"], rooms=Rooms(1e3 * given["rack_kw"]),
-        keep=_wants_records(given), log=_wants_steps(given),
+        keep=_wants_records(given), log=_wants_steps(given), constants=_constants(hardware, model, given),
         **{name: given[name] for name in ("arrivals", "requests", "seed", "slo", "tp", "pp", "ep", "precision",
                                           "fidelity")},
     )  # fmt: skip
@@ -250,7 +265,7 @@ def _serve(hardware: Chip, model: str, rules: Any, given: dict[str, Any]) -> _An
         hardware, model, **{name: given[name] for name in names}, input=given["input_tokens"],
         output=given["output_tokens"], chips=_chips(given["chips"]), rules=rules,
         disaggregate=_pair(split, "--disaggregate") if split else None, prefix=_prefix(given),
-        keep=_wants_records(given), log=_wants_steps(given),
+        keep=_wants_records(given), log=_wants_steps(given), constants=_constants(hardware, model, given),
     )  # fmt: skip
     run, text = _run(result, hardware)
     series = {name: values.tolist() for name, values in result.over_time().items()}

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
+from npusim.report.serving_throughput import calibration_line
+
 _LATENCIES = (("TTFT", "ttft_s"), ("TPOT", "tpot_s"), ("ITL", "itl_s"), ("end to end", "e2e_s"), ("queue", "queue_s"))
 _BARS = " ▁▂▃▄▅▆▇█"
 
@@ -107,6 +109,7 @@ def render(data: Mapping[str, Any], over_time: Mapping[str, Any], notes: list[st
         "",
         f"steps priced at {data['fidelity']}"
         + (f", busiest expert at {data['imbalance_pct']:g} % of the mean" if data["imbalance_pct"] != 100 else ""),
+        *calibration_line(data["calibration"]),
         f"{_count(data['requests'], 'request')}{left_out} in {data['duration_s']:.4g} s, {data['steps']} steps of "
         f"{data['mean_batch']:.3g} sequences on average",
         "",

@@ -17,6 +17,7 @@ from npusim.llm import Precision
 from npusim.llm import precision as named_precision
 from npusim.models import Model, load_model
 from npusim.serving import laws, load
+from npusim.serving.constants import described
 from npusim.serving.engine import SERIES, VLLM, Pool, Rules, Run, Window, simulate
 from npusim.serving.load import Arrivals, Source, Synthetic, Trace
 from npusim.serving.metrics import Digest, Slo, gap_quantiles, parse_slo
@@ -61,7 +62,8 @@ class Case:
     @property
     def blocks(self) -> int:
         """Blocks of the cache of one engine. Raises DoesNotFit."""
-        blocks, rules = cache_blocks(self.model, self.chip, self.fmt, self.place, self.rules), self.rules
+        chip = self.constants.sized(self.chip)
+        blocks, rules = cache_blocks(self.model, chip, self.fmt, self.place, self.rules), self.rules
         window = Window() if rules.unit_tokens else window_of(self.model, self.place.tp)
         tokens = self.max_context + rules.draft_tokens
         # Its blocks lie on one attention group; with windows they come and go at different tokens.
@@ -179,6 +181,7 @@ class Serving:
                           "replicas": c.place.replicas, "prefill_replicas": c.place.prefill_replicas},
             "choice": self.choice.to_dict() if self.choice else None,
             "imbalance_pct": c.imbalance_pct,
+            "calibration": described(c.constants),
             "requests": int(t["finished"]),
             "skipped_requests": self.skipped,
             "duration_s": t["now"],

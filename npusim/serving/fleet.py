@@ -21,7 +21,7 @@ from npusim.serving.engine import VLLM, Rules
 from npusim.serving.load import Arrivals, Synthetic, parse_arrivals, parse_lengths
 from npusim.serving.metrics import Slo, parse_slo
 from npusim.serving.placement import Placement
-from npusim.serving.steps import UNFITTED
+from npusim.serving.steps import UNFITTED, Constants
 
 THINK_S = 30.0
 RACK_W = 40e3
@@ -137,7 +137,7 @@ def fleet(
     output: str | int = 256, arrivals: Arrivals | str = "poisson:1", requests: int | None = None, seed: int = 0,
     slo: Slo | str | None = None, tp: int | None = None, pp: int | None = None, ep: int | None = None,
     precision: str = "fp8", fidelity: str = "tile", rules: Rules = VLLM, think_s: float = THINK_S,
-    rooms: Rooms | None = None, keep: bool = False, log: bool = False,
+    rooms: Rooms | None = None, keep: bool = False, log: bool = False, constants: Constants = UNFITTED,
 ) -> Fleet:  # fmt: skip
     """What a test bed of a chip serves.
 
@@ -162,6 +162,7 @@ def fleet(
         rooms: what is assumed of the building.
         keep: keep the record of every request of the run.
         log: keep every step and who was in it.
+        constants: sustained fractions from a fit, or those of the catalog.
 
     Raises:
         InputError: bad values, or no peak of that format. DoesNotFit: the fleet is too small for one replica.
@@ -189,7 +190,7 @@ def fleet(
     )
     place = Placement(tp or 1, pp or 1, ep=ep or 1)
     place.check()
-    case = Case(net, hardware, precision, named_precision(precision), place, rules, fidelity, UNFITTED,
+    case = Case(net, hardware, precision, named_precision(precision), place, rules, fidelity, constants,
                 check_lengths(source, net))  # fmt: skip
     best, rate = _best(case, source, limits, chips, choice.Asked(tp, pp, ep))
     run, digest = best.run(at_rate(source, rate or 1e-3), limits, keep, log)

@@ -33,6 +33,7 @@ from npusim.errors import InputError, Problem
 from npusim.llm import Precision, ceil_div, decode, prefill
 from npusim.models import Model
 from npusim.serving.attention import Attention, attention_ops, prices
+from npusim.serving.documented import Kernels, of_prompts, of_step
 from npusim.workload import Op, Workload, softmax
 
 FINE = 64  # intervals an octave of a decode's past tokens; csrc/sim/serving_price.c counts alike
@@ -51,12 +52,26 @@ class Constants:
         memory: sustained fraction of the main-memory bandwidth the cost model grants.
         attention: sustained fraction of both in attention kernels, on top.
         host_s: host gap per step; None: the chip file's.
+        exchange_s: host time of an exchange between chips, for each chip beyond the first.
+        sequence_s: host time of a sequence that makes a token: sampling and bookkeeping.
+        usable: share of the chip's memory that weights, a step and the cache fill; None: the chip file's.
+        kernels: calibration documents that price operators; None: the cost model does.
     """
 
     compute: float = 1.0
     memory: float = 1.0
     attention: float = 1.0
     host_s: float | None = None
+    exchange_s: float = 0.0
+    sequence_s: float = 0.0
+    usable: float | None = None
+    kernels: Kernels | None = None
+
+    def sized(self, chip: Chip) -> Chip:
+        """The chip with the share of its memory that is used."""
+        if self.usable is None or chip.memory is None:
+            return chip
+        return chip.model_copy(update={"memory": chip.memory.model_copy(update={"usable": self.usable})})
 
 
 UNFITTED = Constants()
@@ -228,22 +243,23 @@ class StepTimes:
         common = _dense(self.common, c, s.max_tokens)
         common[:, 0] += self._hop_s(np.arange(s.max_tokens + 1))
         rows = s.max_sequences * (1 + s.draft_tokens)
-        host_s = constants.host_s
+        host_s, prompts = constants.host_s, of_prompts(s, c).attention
         if host_s is None:
             host_s = 0.0 if s.fidelity == "roofline" else s.chip.overheads.step_s or 0.0
-        return StepTable(
+        table = StepTable(
             draft_tokens=s.draft_tokens,
             common=common,
             head=_dense(self.head, c, rows),
             absorbed=_dense(self.absorbed, c, rows),
             expanded=_extended(self.expanded, c),
             decode=self._decode_shares(c),
-            prefill=self.prefill.sustained(c.compute * c.attention, c.memory * c.attention),
+            prefill=self.prefill.sustained(c.compute * prompts, c.memory * prompts),
             longest=s.max_context,
             launch_s=self.decode.launches * self.launch_s,
             host_s=host_s,
             swap_block_s=swap_block_s,
         )
+        return of_step(table, s, c)
 
 
 @dataclass(frozen=True)

@@ -1,47 +1,46 @@
-"""The scores of the serving engine: which results count, and that the fit takes the constants that explain them."""
+"""The scores of the serving engine: which runs count, and that the fit finds the host times behind them."""
 
 from __future__ import annotations
 
-import math
-from pathlib import Path
-
 import pytest
 
-from bench.serving_accuracy import Row, errors, fitted, mape, mlperf_rows
-from npusim.errors import InputError, Problem
-from npusim.serving.steps import UNFITTED, Constants
-
-HEAD = "round,division,submitter,system,model,scenario,valid,tokens_per_s"
-ROWS = (
-    "v4.1,closed,A,XE9680_H100_SXM_80GBx8_TRT,llama2-70b-99,Offline,True,24000",
-    "v4.1,closed,B,DGX-H100_H100-SXM-80GBx8_TRT,llama2-70b-99,Offline,True,25000",
-    "v4.1,closed,C,DGX-H100_H100-SXM-80GBx8_TRT,llama2-70b-99,Server,True,21000",
-    "v4.1,closed,C,8xMI300X_2xEPYC-TURIN,llama2-70b-99,Server,True,22000",
-    "v4.1,closed,C,DGX-H100_H100-SXM-80GBx8_TRT,llama2-70b-99,Server,False,1",  # not valid
-    "v4.1,open,C,DGX-H100_H100-SXM-80GBx8_TRT,llama2-70b-99,Server,True,2",  # not closed
-    "v4.1,closed,D,SR675_V3_8xH100_NVL_TRT,llama2-70b-99,Server,True,3",  # another board
-    "v4.1,closed,D,DGX-H100_H100-SXM-80GBx32_TRT,llama2-70b-99,Server,True,4",  # copies
-)
+from bench.serving_accuracy import Batch, Result, batch_of, figures, fitted_host
+from bench.serving_accuracy_page import document
+from npusim.chip import load_chip
+from npusim.models import load_model
+from npusim.serving.steps import Constants
+from npusim.serving.throughput import Observation, Scored
 
 
-def test_only_stated_systems_count(tmp_path: Path):
-    table = tmp_path / "rows.csv"
-    table.write_text("\n".join([HEAD, *ROWS]))
-    found = {(row.chip, row.group.split()[-1]): row.measured for row in mlperf_rows(table)}
-    assert found == {("h100", "offline"): 24500, ("h100", "server"): 21000, ("mi300x", "server"): 22000}
+def test_the_fit_finds_the_host_times_behind_the_runs():
+    true = (2e-3, 5e-6, 4e-5)
+    shapes = [
+        (steps, exchanges, sequences) for steps in (128, 1024) for exchanges in (0, 65, 195) for sequences in (1, 64)
+    ]
+    runs = [
+        Batch("h100", "x", 0.0, 0.01 * steps, steps, exchanges, sequences) for steps, exchanges, sequences in shapes
+    ]
+    measured = [Batch("h100", "x", run.seconds(true), *(run.engine_s, run.steps, run.exchanges, run.sequences))
+                for run in runs]  # fmt: skip
+    assert fitted_host(measured) == pytest.approx(true, rel=0.02)
 
 
-def test_the_fit_finds_the_constants_behind_the_rows():
-    true = Constants(0.7, 0.85)
-    rows = [Row("g", "h100", str(w), w * true.compute + (10 - w) * true.memory,
-                lambda c, w=w: w * c.compute + (10 - w) * c.memory) for w in range(10)]  # type: ignore[misc]  # fmt: skip
-    assert fitted(rows) == true
-    assert mape(errors(rows, true)) == pytest.approx(0) and mape(errors(rows, UNFITTED)) > 15
+def test_a_run_without_host_time_is_what_the_engine_took_less_it():
+    seen = Observation(load_chip("h100"), load_model("llama-3.1-8b"), "bf16", 2, 1000.0, 128, 128, 4, "vllm")
+    batch = batch_of(Scored(seen, 900.0, steps=128, seconds=2.0), Constants(host_s=1e-3, sequence_s=1e-5))
+    assert batch.measured_s == pytest.approx(4 * 128 / 1000.0)
+    assert batch.engine_s == pytest.approx(2.0 - 128 * (1e-3 + 4e-5))
+    assert batch.exchanges == 65  # two for each of 32 layers, one after the embedding
 
 
-def test_rows_that_cannot_run_are_left_out_of_the_mean():
-    def fails(_: Constants) -> float:
-        raise InputError(Problem("no", "row"))
-
-    found = errors([Row("g", "h100", "a", 10, lambda _: 11.0), Row("g", "h100", "b", 10, fails)], UNFITTED)
-    assert math.isnan(found[1]) and mape(found) == pytest.approx(10)
+def test_the_page_names_every_group_and_what_is_kept_aside():
+    seen = Observation(load_chip("h100"), load_model("llama-3.1-8b"), "fp8", 1, 100.0, 128, 128, software="trtllm")
+    lost = Observation(load_chip("h200"), load_model("llama-3.1-8b"), "fp8", 1, 100.0, scenario="offline", label="1 x")
+    found = [Result("vendor", Scored(seen, 150.0), Scored(seen, 110.0, "calibrated"), -12.0),
+             Result("MLPerf v4.1", Scored(lost, None), Scored(lost, None, reason="does not fit"))]  # fmt: skip
+    rows = figures(found)
+    first = rows["vendor, llama-3.1-8b, h100"]
+    assert (first["alone"], first["auto"], first["aside"]) == (pytest.approx(50), pytest.approx(10), 12.0)
+    text = document(found, rows)
+    assert "| vendor, llama-3.1-8b, h100 | 1 of 1 | 50.0 | +10.0 | **10.0** | 10.0 | **12.0** | calibrated |" in text
+    assert "0 of 1" in text and "does not fit" in text

@@ -1,0 +1,90 @@
+"""The page that ``bench.serving_accuracy`` writes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bench.serving_accuracy import Result
+
+HEAD = """# The serving engine against measured throughput
+
+Written by `python -m bench.serving_accuracy`; do not edit. Error = predicted / measured - 1 of output tokens per
+second, in percent; a row of the table is one group of runs.
+
+- **chip file alone**: `npusim serve` as it is without options (`--calibration none`).
+- **auto**: `--calibration auto`. Operators are priced by calibration documents of measured kernels, of the chip where
+  it was measured (*calibrated*), otherwise of its class (*transferred*); host time and the share of memory in use
+  come from `catalog/serving/constants.yaml`. Kernels were measured one by one on other occasions; no run below
+  entered them.
+- **kept aside**: as auto, but what was fitted on runs of this table was fitted without this chip (static batches:
+  host time, three constants) or this model (maximum load: the share of memory). Empty: nothing was fitted on such
+  runs, auto itself is kept aside. MLPerf took no part in any fit, and H200, GH200 and MI300X have no measured kernels
+  either.
+
+Your own rows: `npusim validate --engine ROWS.csv` (columns in `docs/validation.md`)."""
+
+ASSUMED = """## Assumed, because the sources do not state it
+
+- Batches up to 2048 sequences at maximum load, up to 1024 in MLPerf; as many new tokens a step as keep them full,
+  2048 to 8192. TensorRT-LLM's benchmark tool sizes its engines likewise.
+- fp8 weights, activations and cache where a table says FP8; MLPerf: the smallest format of the chip (v4.1: fp8, on
+  Blackwell nvfp4), lengths as in `catalog/serving/mlperf.yaml`, samples repeated for 600 s, the best split of the
+  chips by offline throughput, one replica times the replicas.
+- GH200 with 144 GB is the catalog's chip with that memory; its bandwidth is not stated in the name and stays.
+- `llm_inference_bench` A100: the board with 40 GB, because the waves in which 64 sequences run fit no other.
+
+## Left out, and why
+
+- `llm_inference_bench`: llama.cpp (its batch is not one of sequences), rows with one output token (they repeat the
+  latency of the row with as many as the prompt has), models without a catalog file.
+- `splitwise_sim`: outputs from 1024 tokens on, whose latency falls with the length: those runs ended before. BLOOM.
+- MLPerf: NVL, PCIe and power-limited boards, names that state no count, more than eight chips (copies), GPT-J (no
+  tokens per second). Vendor tables of TensorRT-LLM 0.x: some state tokens per GPU without saying so.
+
+## Causes that were found
+
+- **All-reduces at tp 8** explain Llama 3.1 405B: 253 of them a step at 13 MB each take 26 ms by the measured kernels
+  and 13 ms by the link's bandwidth alone; fp8 matrix products of 400 rows take 42 ms instead of 30. The chip file
+  alone was a third to four fifths too fast, most where outputs are long.
+- **Batch limits** of the vendor's runs follow from the cache, not from a constant, and steps take 2048 new tokens,
+  not 8192.
+- **H200 and GH200 against H100**: one pair of constants for compute and memory could not serve both, since it hid the
+  exchanges of H100 at tp 2 that one H200 does not have. The GH200 results are of boards with 144 GB, the chip file
+  has 96.
+- **Memory**: 80 GB boards hold 80 GiB, and programs use 90 to 95 % of it; `usable` 0.95 of the stated figure is both.
+- **Static batches of 2023 and 2024**: host time per step, per exchange (growing with the chips) and per sequence.
+- Not explained: Gaudi2, MI250 and Max 1550 in `llm_inference_bench`, where programs reach a small part of what the
+  chips can do and no kernels were measured; MLPerf Server is 5 to 10 points above Offline: submissions leave a
+  margin."""
+
+
+def _percent(value: float | None, sign: bool = False) -> str:
+    return "" if value is None else f"{value:+.1f}" if sign else f"{value:.1f}"
+
+
+def document(found: Sequence[Result], figures: Mapping[str, Mapping[str, Any]]) -> str:
+    """The page as Markdown.
+
+    Args:
+        found: all runs.
+        figures: errors by group.
+    """
+    lines = [HEAD, "", "| group | runs | chip file alone | auto: mean | **auto: mean abs.** | auto: median abs. | "
+             "**kept aside** | state |", "|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    for name, row in figures.items():
+        lines.append(f"| {name} | {row['predicted']} of {row['runs']} | {_percent(row['alone'])} | "
+                     f"{_percent(row['mean'], True)} | **{_percent(row['auto'])}** | {_percent(row['median'])} | "
+                     f"**{_percent(row['aside'])}** | {row['state']} |")  # fmt: skip
+    lines += ["", "## Runs at maximum load and scenarios", "", "| group | run | measured, tokens/s | chip file alone | "
+              "auto | kept aside |", "|---|---|---|---|---|---|"]  # fmt: skip
+    for one in found:
+        seen = one.auto.seen
+        if seen.batch is None:
+            run = seen.label if seen.scenario else f"{seen.chips} chips, {seen.input}/{seen.output}"
+            lines.append(
+                f"| {one.group} | {run} | {seen.tokens_per_s:,.0f} | {_percent(one.alone.error_pct, True)} | "
+                f"{_percent(one.auto.error_pct, True) or one.auto.reason} | {_percent(one.aside, True)} |"
+            )
+    return "\n".join([*lines, "", ASSUMED]) + "\n"
