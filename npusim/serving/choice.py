@@ -46,6 +46,13 @@ class Asked:
     pp: int | None = None
     ep: int | None = None
 
+    def smallest(self) -> Placement:
+        """What was asked for, the rest as small as can be. Raises InputError for sizes that make no sense."""
+        tp, pp, ep = (1 if size is None else size for size in (self.tp, self.pp, self.ep))
+        place = Placement(tp, pp, ep=ep)
+        place.check()
+        return place
+
     def replicas(self, case: Case) -> list[Placement]:
         """Every shape of one replica, the fewest chips first; of as many, fewest stages and whole experts' groups last.
 
