@@ -10,7 +10,7 @@ compare first (``python -m bench.calibration_table``), then copy. The larger dat
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import numpy as np
 
 from bench.accuracy_results import MEASURED
 from npusim import calibration
-from npusim.accuracy import calibrating, class_fits, end_to_end, fitting, operator_fits, other_fits, transfer
+from npusim.accuracy import calibrating, end_to_end, fitting, other_fits, transfer
 from npusim.accuracy.other_fits import PLANS, Plan
 from npusim.accuracy.rows import Rows, load_rows
 from npusim.calibration import Calibration, Provenance
@@ -116,7 +116,7 @@ def of_kernels(table: Kernels, folder: Path, only: Only) -> Iterator[Calibration
         yield document
     if only.classes:
         usable = [group for group in groups if _class_key(group) not in table.without]
-        yield from class_documents(usable, fitted)
+        yield from transfer.class_documents(usable, fitted)
 
 
 def _part(rows: Rows, only: Only) -> Rows:
@@ -126,34 +126,6 @@ def _part(rows: Rows, only: Only) -> Rows:
 
 def _class_key(group: calibrating.Group) -> tuple[str, str, str]:
     return group.op, calibration.dtype_key(group.dtype), calibration.stack(group.software)
-
-
-def class_documents(groups: Sequence[calibrating.Group], fitted: Sequence[Calibration]) -> Iterator[Calibration | str]:
-    """Class documents of groups whose own documents are known."""
-    known = {calibrating.key_of(document): document for document in fitted}
-    seen: dict[tuple[str, ...], Calibration] = {}
-    for name, members in transfer.classes(group for group in groups if calibrating.key_of(group) in known):
-        key = (*_class_key(members[0]), *(member.chip.name for member in members))
-        try:
-            if key not in seen:
-                seen[key] = class_document(name, members, known)
-        except fitting.NotConverged as error:
-            yield f"class {name} {key}: {error}"
-            continue
-        yield seen[key].model_copy(update={"chip": name})
-
-
-def class_document(
-    name: str, members: list[calibrating.Group], known: dict[tuple[str, str, str, str], Calibration]
-) -> Calibration:
-    """The document of one class; families with discrete choices take those of their members."""
-    if not getattr(members[0].model, "menus", None):
-        return transfer.class_document(name, members, {**known})
-    parts = [
-        class_fits.Member(operator_fits.Group(g.chip, g.software, g.op, g.dtype, g.rows), known[calibrating.key_of(g)])
-        for g in members
-    ]
-    return class_fits.fit_class(name, parts, members[0].model)[0]
 
 
 def of_plan(plan: Plan, folder: Path, only: Only) -> Iterator[Calibration]:

@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 
 from bench.accuracy_results import MEASURED, ROOT
-from bench.calibrations import class_document
 from npusim import calibration
 from npusim.accuracy import calibrating, fitting, transfer
 from npusim.accuracy.rows import Rows, load_rows
@@ -93,12 +92,11 @@ def learned(groups: Sequence[calibrating.Group]) -> Iterator[Calibration]:
         if own is not None:
             known[calibrating.key_of(group)] = own
     usable = [group for group in groups if calibrating.key_of(group) in known]
-    seen: dict[tuple[str, ...], Calibration] = {}
-    for name, members in transfer.classes(usable):
-        chips = tuple(member.chip.name for member in members)
-        if chips not in seen:
-            seen[chips] = class_document(name, members, known)
-        yield seen[chips].model_copy(update={"chip": name})
+    for found in transfer.class_documents(usable, known.values()):
+        if isinstance(found, Calibration):
+            yield found
+        else:
+            print(found, flush=True)
 
 
 def sampled(rows: Rows, most: int = ROWS) -> Rows:

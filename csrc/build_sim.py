@@ -8,7 +8,7 @@ from cffi import FFI
 sys.path.insert(0, "csrc")  # setuptools runs this file by its path
 from declarations import OPTIMISATION, declarations
 
-API = ["csrc/sim/dram.h", "csrc/sim/tile.h", "csrc/sim/cycle.h", "csrc/sim/serving.h"]
+API = ["csrc/sim/dram.h", "csrc/sim/tile.h", "csrc/sim/cycle.h", "csrc/sim/attention.h", "csrc/sim/serving.h"]
 
 # As csrc/build_native.py: integers only here, so no flag matters to the results.
 CFLAGS = ["-std=c11", OPTIMISATION, "-Wall", "-Wextra", "-fvisibility=hidden", "-Wno-unused-parameter"]

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from npusim import _sim
 from npusim.serving.engine import Rules
-from npusim.serving.steps import COARSE, FINE, StepTable, node_values
+from npusim.serving.steps import StepTable, node_values
 
 
 def linear_table(formula: Any, rules: Rules, context: int = 4096) -> StepTable:
@@ -16,17 +17,26 @@ def linear_table(formula: Any, rules: Rules, context: int = 4096) -> StepTable:
     tokens = np.arange(rules.max_tokens + 1.0)
     common = np.stack([formula.step_s * (tokens > 0) + formula.token_s * tokens, tokens], axis=-1)
     rows = np.arange(rules.max_sequences * query + 1.0)
-    contexts, reaches, chunks = (
-        node_values(context, COARSE), node_values(context + query, FINE), node_values(rules.max_tokens, COARSE)
-    )  # fmt: skip
+    reaches = node_values(context + query)
     ends = np.stack([reaches[:-1], reaches[1:] - 1], axis=-1)
     decode = np.zeros((rules.max_sequences + 1, *ends.shape, 2))
     # Below the first real context the line goes on; only the clipped end is never looked up.
     decode[..., 0] = formula.decode_s * (ends - (query - 1))
-    new = 1 + np.stack([chunks[:-1], chunks[1:] - 1], axis=-1)
-    prefill = np.zeros((4, *new.shape, len(contexts), 2))
-    prefill[..., 0] = formula.prefill_s * new[None, :, :, None] + formula.past_s * contexts
     return StepTable(
-        common, np.stack([formula.row_s * rows, 0 * rows], axis=-1), np.zeros_like(common), np.zeros((600, 2)),
-        decode, prefill, 0.0, 0.0, formula.swap_s, rules.draft_tokens,
+        common, np.stack([formula.row_s * rows, 0 * rows], axis=-1), np.zeros_like(common),
+        np.array([[0.0, 0, 0], [1, 0, 0]]), decode, _prompts(formula), context, 0.0, 0.0, formula.swap_s,
+        rules.draft_tokens,
     )  # fmt: skip
+
+
+def _prompts(formula: Any) -> Any:
+    """Attention that waits for one memory only, which a new token and a past one pass with some bytes."""
+    ops = _sim.ffi.new("nps_attention[1]")
+    op = ops[0]
+    for name in ("count", "groups", "heads", "kv_heads", "key_dim", "value_dim", "flops_per_s", "compute", "memory",
+                 "byte_s"):  # fmt: skip
+        setattr(op, name, 1.0)
+    op.window, op.dram_bytes_per_s = 1e18, 1e18
+    # A prompt pays what it would pay among as many like it: n times the bytes, over n.
+    op.token_bytes[0], op.past_bytes = formula.prefill_s, formula.past_s
+    return ops

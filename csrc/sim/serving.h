@@ -11,6 +11,8 @@
 
 #include <stdint.h>
 
+#include "csrc/sim/attention.h"
+
 enum { NPS_BATCH_DECODE_FIRST, NPS_BATCH_PREFILL_FIRST };
 enum { NPS_POLICY_FCFS, NPS_POLICY_PRIORITY, NPS_POLICY_SHORTEST, NPS_POLICY_FAIR };
 enum { NPS_PREEMPT_RECOMPUTE, NPS_PREEMPT_SWAP };
@@ -19,22 +21,22 @@ enum { NPS_ROLE_MIXED, NPS_ROLE_PREFILL, NPS_ROLE_DECODE };
 /* What nps_serving_run returns when it stops: all requests served, more requests wanted, a buffer to empty. */
 enum { NPS_SERVING_DONE, NPS_SERVING_WANTS_REQUESTS, NPS_SERVING_SINK_FULL };
 enum { NPS_SERVING_NO_MEMORY = -1, NPS_SERVING_BAD_ARGUMENT = -2, NPS_SERVING_STUCK = -3 };
-enum { NPS_SERIES_BINS = 512, NPS_GAP_BINS = 4608 };
+enum { NPS_SERIES_BINS = 512, NPS_SERIES_COLUMNS = 11, NPS_GAP_BINS = 4608 };
 
-/* Seconds and dynamic joules of a step, in pairs. Tables over tokens and rows are dense. The others have nodes at
- * integers of few significant bits: at most four (every integer up to 16), of decodes at most six. Time goes up by
- * steps with the blocks of attention: there the table has the values at both ends of each interval. */
+/* Seconds and dynamic joules of a step, in pairs. Tables over tokens and rows are dense. That of decodes has both ends
+ * of intervals that begin at integers of at most seven significant bits, because time goes up by steps where blocks of
+ * keys end. Attention of prompts is priced by its formula. */
 typedef struct {
     int64_t tokens, rows, sequences; /* largest of each */
-    int64_t contexts, chunks;        /* nodes of past tokens, intervals of new tokens */
+    int64_t expansions;              /* nodes of new and past tokens of prompts */
     int64_t reaches, query;          /* intervals of past tokens of decodes; tokens a decode verifies */
-    int64_t prefill_batches;         /* prompts of a step, from 1, that have a table */
+    int64_t prefill_ops;             /* attention operators of prompts */
     const void *common;              /* double [tokens + 1][2]: all but attention, by new tokens of the step */
     const void *head;                /* double [rows + 1][2]: logits and sampling, by rows */
-    const void *absorbed;            /* double [tokens + 1][2]: what only decodes do, by their tokens */
-    const void *expanded;            /* double [contexts][2]: what only prompts do, by new and past tokens */
+    const void *absorbed;            /* double [rows + 1][2]: what only decodes do, by their tokens */
+    const void *expanded;            /* double [expansions][3]: what only prompts do; node (new and past tokens) first */
     const void *decode;              /* double [sequences + 1][reaches][2][2]: one's share, by past + query - 1 tokens */
-    const void *prefill;             /* double [prefill_batches][chunks][2][contexts][2]: one's share, by new - 1 and past */
+    const nps_attention *prefill;    /* a prompt's share is that of as many like it */
     int64_t longest;                 /* past and new tokens of one sequence that the axes reach */
     double launch_s;                 /* of a step with any attention */
     double host_s;                   /* per step */
@@ -78,6 +80,12 @@ typedef struct {
     int64_t live, most_live, blocks_used, blocks_counted, blocks_cached, blocks_unused, blocks_total, waiting, running;
     double now, busy_s, joules, in_system_s, waiting_s, running_s, block_s, transfer_s, bin_s, last_arrival;
     double sequence_steps, gap_s;
+    /* Seconds of steps that left somebody waiting, by what kept the first of them out: the sequences of a step, its
+     * tokens, or blocks of the cache. */
+    double full_sequences_s, full_tokens_s, full_blocks_s;
+    /* Steps with a prompt in them: how many, their decodes, their seconds; and decodes of all steps. */
+    int64_t prompt_steps, prompt_step_decodes, decodes;
+    double prompt_steps_s;
 } nps_serving_totals;
 
 typedef struct nps_serving nps_serving;
@@ -95,8 +103,9 @@ int nps_serving_run(nps_serving *s);
 /* How many entries each buffer holds; empties them. */
 void nps_serving_drain(nps_serving *s, void *three_counts);
 void nps_serving_totals_of(const nps_serving *s, nps_serving_totals *totals);
-/* Integrals per bin: double [NPS_SERIES_BINS][6] of running, waiting, blocks, busy engines (each times seconds), output
- * tokens and joules; int64 [NPS_GAP_BINS] counts of gaps between tokens. */
+/* Sums per bin: double [NPS_SERIES_BINS][NPS_SERIES_COLUMNS] of running, waiting, blocks, busy engines (each times
+ * seconds), output tokens and joules of steps that ended, steps that began, their decodes, prompts, new tokens and those
+ * of prompts; int64 [NPS_GAP_BINS] counts of gaps between tokens. */
 void nps_serving_series(const nps_serving *s, void *series, void *gaps);
 /* Seconds and joules of one step, for tests: pairs of new and past tokens of prompts, past tokens of decodes. */
 void nps_serving_price(const nps_step_table *t, int64_t prefills, const void *new_tokens, const void *past,

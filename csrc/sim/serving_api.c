@@ -16,7 +16,7 @@ static int valid(const nps_serving_config *c, const nps_step_table *t) {
            c->window_parts <= c->cache_parts && !(c->window && c->unit_tokens) &&
            (!c->prefill_engines || c->transfer_bytes_per_s > 0) && t->tokens >= c->max_tokens &&
            t->sequences >= c->max_sequences && t->rows >= c->max_sequences * (1 + c->draft_tokens) &&
-           t->prefill_batches > 0;
+           t->expansions > 1 && t->prefill_ops > 0;
 }
 
 /* Tokens of one request that so many blocks hold at most, in steps of any size. */

@@ -3,28 +3,20 @@
 
 #include "csrc/sim/serving_state.h"
 
-enum { COARSE = 8, FINE = 32 }; /* nodes an octave */
+enum { FINE = 64 }; /* intervals an octave */
 
 typedef struct {
     int64_t node;
-    double share; /* of the next node */
+    double share; /* of what comes after */
 } place;
 
-/* Nodes are the integers of at most log2(2 · per_octave) significant bits. */
-static inline place place_of(int64_t x, int64_t per_octave) {
+/* Place between the first and the last integer of the interval that begins at a node; nodes are the integers of at most
+ * log2(2 · FINE) significant bits. */
+static inline place place_within(int64_t x) {
     int shift = 0;
-    if (x >= 2 * per_octave) shift = 63 - __builtin_clzll((unsigned long long)(x / per_octave));
-    int64_t base = x >> shift;
-    place p = {shift * per_octave + base, (double)(x - (base << shift)) / (double)((int64_t)1 << shift)};
-    return p;
-}
-
-/* Place between the first and the last integer of the interval that begins at a node. */
-static inline place place_within(int64_t x, int64_t per_octave) {
-    int shift = 0;
-    if (x >= 2 * per_octave) shift = 63 - __builtin_clzll((unsigned long long)(x / per_octave));
+    if (x >= 2 * FINE) shift = 63 - __builtin_clzll((unsigned long long)(x / FINE));
     int64_t base = x >> shift, width = (int64_t)1 << shift;
-    place p = {shift * per_octave + base, shift ? (double)(x - (base << shift)) / (double)(width - 1) : 0};
+    place p = {shift * FINE + base, shift ? (double)(x - (base << shift)) / (double)(width - 1) : 0};
     return p;
 }
 
@@ -43,25 +35,30 @@ static inline void add(pair *sum, pair p) {
     sum->joules += p.joules;
 }
 
-/* The table has both ends of each interval: time goes up by steps where blocks of keys end, which is where nodes are. */
 static inline pair decode_share(const nps_step_table *t, int64_t sequences, int64_t past) {
-    place p = place_within(past + t->query - 1, FINE);
+    place p = place_within(past + t->query - 1);
     return between((const double *)t->decode + 4 * (sequences * t->reaches + p.node), 2, p.share);
 }
 
-static pair prefill_in(const nps_step_table *t, int64_t batch, place n, place c) {
-    const double *row = (const double *)t->prefill + 2 * ((batch * t->chunks + n.node) * 2 * t->contexts + c.node);
-    pair low = between(row, 2, c.share);
-    if (n.share == 0) return low;
-    pair high = between(row + 2 * t->contexts, 2, c.share);
-    pair p = {low.seconds + n.share * (high.seconds - low.seconds), low.joules + n.share * (high.joules - low.joules)};
+/* One prompt's share among `prompts`. */
+static pair prefill_share(const nps_step_table *t, int64_t prompts, int64_t tokens, int64_t past) {
+    double all[2], count = (double)prompts;
+    nps_attention_price(t->prefill, t->prefill_ops, count, (double)tokens, (double)past, all);
+    pair p = {all[0] / count, all[1] / count};
     return p;
 }
 
-/* One prompt's share among `prompts`; constant beyond the last number that has a table. */
-static pair prefill_share(const nps_step_table *t, int64_t prompts, int64_t tokens, int64_t past) {
-    int64_t batch = prompts < t->prefill_batches ? prompts : t->prefill_batches;
-    return prefill_in(t, batch - 1, place_within(tokens - 1, COARSE), place_of(past, COARSE));
+/* Linear between the nodes, and beyond the last one. */
+static pair expansion(const nps_step_table *t, int64_t tokens) {
+    const double *rows = t->expanded, x = (double)tokens;
+    int64_t low = 0, high = t->expansions - 1;
+    while (high - low > 1) {
+        int64_t middle = low + (high - low) / 2;
+        if (rows[3 * middle] <= x) low = middle;
+        else high = middle;
+    }
+    const double *at = rows + 3 * low;
+    return between(at + 1, 3, (x - at[0]) / (at[3] - at[0]));
 }
 
 /* What depends on the totals of a step only. */
@@ -70,8 +67,7 @@ static pair fixed_part(const nps_step_table *t, int64_t tokens, int64_t rows, in
     add(&sum, between((const double *)t->common + 2 * tokens, 2, 0));
     add(&sum, between((const double *)t->head + 2 * rows, 2, 0));
     add(&sum, between((const double *)t->absorbed + 2 * decode_tokens, 2, 0));
-    place p = place_of(expanded, COARSE);
-    add(&sum, between((const double *)t->expanded + 2 * p.node, 2, p.share));
+    if (expanded) add(&sum, expansion(t, expanded));
     return sum;
 }
 

@@ -90,12 +90,12 @@ def group_rows(rows: Rows, chip: Chip | str | None = None) -> Iterator[Group | O
             reason = reason or f"no model of '{op}' can be fitted on this kind of chip"
             yield Outcome(device, software, op, dtype, len(which), reason=reason)
         else:
-            parts = by_kernel(rows.select(which), software) if _has_menus(model) else [(software, rows.select(which))]
+            parts = by_kernel(rows.select(which), software) if has_menus(model) else [(software, rows.select(which))]
             for own, part in parts:
                 yield Group(found, own, op, dtype, part, model)
 
 
-def _has_menus(model: Family) -> bool:
+def has_menus(model: Family) -> bool:
     """Whether the family leaves discrete choices to be tried (attention, vector and expert operators)."""
     return bool(getattr(model, "menus", None))
 
@@ -132,7 +132,7 @@ def key_of(each: Group | Calibration) -> tuple[str, str, str, str]:
 
 def fit_group(group: Group, seed: int = 0) -> fitting.Fit:
     """Fits a group. Raises NotConverged or, for too few rows, InputError."""
-    if _has_menus(group.model):
+    if has_menus(group.model):
         found = fit_rows(group.model, group.chip, group.op, group.dtype, group.rows, seed=seed)
         return found.require_converged()
     choices = alternatives(group.model, group.dtype, group.residency)

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from npusim.accuracy.calibrating import Group
 from npusim.accuracy.fitting import Search, residual_quantiles
-from npusim.accuracy.operator_fits import Group, dims_of, settled
+from npusim.accuracy.operator_fits import dims_of, settled
 from npusim.calibration import FORMAT, Calibration, CrossValidation, Parameter, Residuals, stack
 from npusim.cost.calibrated.family import Family
 

@@ -73,16 +73,13 @@ class Fit:
         )
 
     def document_parameters(self, family: Family) -> dict[str, Parameter]:
-        """Parameters with their intervals and units, for the document."""
-        return {
-            spec.name: Parameter(
-                value=self.parameters[spec.name],
-                low=self.intervals[spec.name][0],
-                high=self.intervals[spec.name][1],
-                unit=spec.unit,
-            )
-            for spec in family.parameters
-        }
+        """Parameters with their units and intervals, cut at the plausible bounds, for the document."""
+        found = {}
+        for spec in family.parameters:
+            value, (low, high) = self.parameters[spec.name], self.intervals[spec.name]
+            low, high = min(max(low, spec.low), value), max(min(high, spec.high), value)
+            found[spec.name] = Parameter(value=value, low=low, high=high, unit=spec.unit)
+        return found
 
     def residuals(self, groups: np.ndarray | None = None) -> dict[str, Residuals]:
         """Residual quantiles, pooled as ``all`` and per group with enough rows (by default the bound)."""

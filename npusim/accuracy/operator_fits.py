@@ -8,20 +8,17 @@ frequent one gives the document of the stack and each other one with enough rows
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import is_dataclass, replace
 from itertools import product
 
 import numpy as np
 
-from npusim.accuracy.devices import chip_of
 from npusim.accuracy.dims import size_of, skew_of
 from npusim.accuracy.fitting import Fit, Search, fit
 from npusim.accuracy.rows import Rows
-from npusim.calibration import FORMAT, Calibration, Parameter, Provenance
-from npusim.chip import Chip, load_chip
+from npusim.chip import Chip
 from npusim.cost.calibrated.family import Family
 from npusim.cost.calibrated.vector import TRAFFIC, UNARY_TRAFFIC, VECTOR
-from npusim.errors import Unavailable
 
 MIN_ROWS = 80  # of a kernel that is not the stack's usual one, to get a document of its own
 SEARCH_ROWS = 600
@@ -31,17 +28,6 @@ EXTRAS = (
     *("topk", "experts", "tp", "ep", "local_experts", "tok_per_expert"),
     *("prefill_chunk", "kv_prefill", "n_decode", "kv_decode"),
 )
-
-
-@dataclass(frozen=True)
-class Group:
-    """Rows of one document."""
-
-    chip: Chip
-    software: str
-    op: str
-    dtype: str
-    rows: Rows
 
 
 def variant(software: str, kernel: str) -> str:
@@ -59,26 +45,6 @@ def dims_of(rows: Rows) -> dict[str, np.ndarray]:
     made = {"skew": skew_of(rows)} | {f"shape_{axis}": size_of(rows, axis) for axis in range(3)}
     dims |= {name: values for name, values in made.items() if np.isfinite(values).any()}
     return dims
-
-
-def groups(rows: Rows, ops: Mapping[str, str]) -> Iterator[Group]:
-    """Rows of the operators in ``ops``, one group a document; devices without a catalog chip are left out."""
-    keys = [rows.column(name) for name in ("device", "software", "op", "dtype")]
-    found: dict[tuple[str, ...], list[int]] = {}
-    for index, key in enumerate(zip(*keys, strict=True)):
-        if key[2] in ops:
-            found.setdefault(key, []).append(index)
-    for (device, software, op, dtype), indices in found.items():
-        name = chip_of(device)
-        if name is None:
-            continue
-        try:
-            chip = load_chip(name)
-        except Unavailable:
-            continue
-        part = rows.select(np.array(indices))
-        for own, selected in by_kernel(part, software):
-            yield Group(chip, own, op, dtype, selected)
 
 
 def by_kernel(rows: Rows, software: str) -> Iterator[tuple[str, Rows]]:
@@ -102,20 +68,6 @@ def starting_at(family: Family, values: Mapping[str, float]) -> Family:
     specs = tuple(replace(spec, start=values[spec.name]) for spec in family.parameters)
     begun: Family = replace(family, parameters=specs)
     return begun
-
-
-def bounded(parameters: dict[str, Parameter], family: Family) -> dict[str, Parameter]:
-    """Intervals cut at the plausible bounds of their parameters."""
-    bounds = {spec.name: spec for spec in family.parameters}
-    return {
-        name: Parameter(
-            value=p.value,
-            low=min(max(p.low, bounds[name].low), p.value),
-            high=max(min(p.high, bounds[name].high), p.value),
-            unit=p.unit,
-        )
-        for name, p in parameters.items()
-    }
 
 
 def known_parameters(family: Family, op: str) -> dict[str, float]:
@@ -210,29 +162,3 @@ def settled(
                 if np.allclose(predict({**values, spec.name: settled_value}), base, rtol=1e-9, atol=0):
                     result[spec.name] = settled_value
     return result if np.allclose(predict(result), base, rtol=1e-9, atol=0) else dict(values)
-
-
-def fit_group(
-    group: Group, family: Family, source: Provenance, *, folds: int = 5, seed: int = 0
-) -> tuple[Calibration, Fit]:
-    """Fits one document.
-
-    Raises:
-        InputError: too few rows.
-        NotConverged: the optimiser did not meet its tolerance; nothing should be written.
-    """
-    found = fit_rows(family, group.chip, group.op, group.dtype, group.rows, folds=folds, seed=seed)
-    document = Calibration(
-        format=FORMAT,
-        chip=group.chip.name,
-        software=group.software,
-        op=group.op,
-        dtype=group.dtype,
-        family=family.name,
-        parameters=bounded(found.require_converged().document_parameters(family), family),
-        rows=len(group.rows),
-        source=source,
-        cross_validation=found.cross_validation(),
-        residuals=found.residuals(),
-    )
-    return document, found

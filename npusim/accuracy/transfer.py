@@ -14,7 +14,8 @@ import numpy as np
 
 from npusim import calibration as documents
 from npusim.accuracy import fitting
-from npusim.accuracy.calibrating import RESIDENCY, Group, document, fit_group, key_of
+from npusim.accuracy.calibrating import RESIDENCY, Group, document, fit_group, has_menus, key_of
+from npusim.accuracy.class_fits import Member, fit_class
 from npusim.accuracy.dims import RowDims
 from npusim.calibration import Calibration, CrossValidation, Parameter, Provenance, Residuals
 from npusim.cost.calibrated.family import Family, alternatives
@@ -107,7 +108,7 @@ def classes(groups: Iterable[Group]) -> Iterator[tuple[str, list[Group]]]:
 
 
 def class_document(name: str, groups: list[Group], known: dict[tuple[str, ...], Calibration]) -> Calibration:
-    """The document of a class.
+    """The document of a class; families with discrete choices take those of their members.
 
     Args:
         name: the class.
@@ -118,6 +119,8 @@ def class_document(name: str, groups: list[Group], known: dict[tuple[str, ...], 
         NotConverged: the fit did not converge.
     """
     first = groups[0]
+    if has_menus(first.model):
+        return fit_class(name, [Member(group, known[key_of(group)]) for group in groups], first.model)[0]
     if len(groups) == 1:
         return lone_document(name, known[key_of(first)])
     values = fit_together(groups)
@@ -207,8 +210,14 @@ def class_documents(groups: list[Group], fitted: Iterable[Calibration]) -> Itera
             except fitting.NotConverged as error:
                 yield f"{group.chip.name} {group.software} {group.op} {group.dtype}: {error}"
     usable = [group for group in groups if key_of(group) in known]
+    seen: dict[tuple[str, ...], Calibration] = {}
     for name, members in classes(usable):
+        # Nested classes often have the same members: one fit serves them all.
+        made_of = tuple(part for member in members for part in key_of(member))
         try:
-            yield class_document(name, members, known)
+            if made_of not in seen:
+                seen[made_of] = class_document(name, members, known)
         except fitting.NotConverged as error:
             yield f"class {name}, {members[0].software} {members[0].op} {members[0].dtype}: {error}"
+            continue
+        yield seen[made_of].model_copy(update={"chip": name})

@@ -454,16 +454,20 @@ def _attention(op: Op, chip: Chip, work: Work) -> Priced:
     return Priced(time_s, dict(zip(_ATTENTION_RESOURCES, busy, strict=True)), moved)
 
 
-def _fitting_blocks(op: Op, chip: Chip) -> list[tuple[int, int]]:
+def fitting_blocks(op: Op, chip: Chip, query_rows: float = math.inf) -> list[tuple[int, int]]:
+    """Blocks of the menu that fit a core, up to those that hold ``query_rows``. Raises InputError for none."""
     figures = machine(chip)
     # One block that holds every row is as good as any larger one.
-    d = op.dims
-    most = float(np.max(d["heads"] / d["kv_heads"] * d["seq_q"]))
-    enough = min((rows for rows, _ in _BLOCKS if rows >= most), default=_BLOCKS[-1][0])
+    enough = min((rows for rows, _ in _BLOCKS if rows >= query_rows), default=_BLOCKS[-1][0])
     blocks = [block for block in _BLOCKS if block[0] <= enough and _block_fits(op, chip, figures, *block)]
     if not blocks:
         raise InputError(Problem(f"no attention block fits a core's memory of '{chip.name}'", "levels"))
     return blocks
+
+
+def _query_rows(op: Op) -> float:
+    d = op.dims
+    return float(np.max(d["heads"] / d["kv_heads"] * d["seq_q"]))
 
 
 def _block_table(op: Op, chip: Chip, work: Work) -> np.ndarray:
@@ -473,13 +477,13 @@ def _block_table(op: Op, chip: Chip, work: Work) -> np.ndarray:
     dims = [*op.dims.values(), *work.seconds.values(), work.dram_bytes]
     shape = np.broadcast_shapes(*(np.shape(size) for size in dims))
     # Blocks are one more dimension before the others.
-    blocks = np.array(_fitting_blocks(op, chip), float).T.reshape(2, -1, *([1] * len(shape)))
+    blocks = np.array(fitting_blocks(op, chip, _query_rows(op)), float).T.reshape(2, -1, *([1] * len(shape)))
     key_dim, value_dim = (float(np.max(op.dims[name])) for name in ("head_dim", "v_head_dim"))
     cycles = [
         _sim.lib.nps_tile_cycles(unit, rows, keys, key_dim) + _sim.lib.nps_tile_cycles(unit, rows, value_dim, keys)
         for rows, keys in blocks.reshape(2, -1).T.tolist()
     ]
-    rate = _cache_bytes_per_s(op, chip)
+    rate = cache_bytes_per_s(op, chip)
     parts = _blocked(op, chip, figures, rate, work, np.array(cycles).reshape(blocks[0].shape), *blocks)
     whole = (blocks.shape[1], *shape)
     return np.stack([np.broadcast_to(part, whole) for part in parts], axis=1)
@@ -487,7 +491,7 @@ def _block_table(op: Op, chip: Chip, work: Work) -> np.ndarray:
 
 def attention_block(op: Op, chip: Chip, work: Work) -> tuple[int, int]:
     """Query rows and keys of the fastest block, for scalar dimensions."""
-    return _fitting_blocks(op, chip)[int(np.argmin(_block_table(op, chip, work)[:, 0]))]
+    return fitting_blocks(op, chip, _query_rows(op))[int(np.argmin(_block_table(op, chip, work)[:, 0]))]
 
 
 def _block_fits(op: Op, chip: Chip, figures: Machine, rows: int, keys: int) -> bool:
@@ -549,7 +553,7 @@ def _blocked(
     return time_s, moved, matrix_s, vector_s, port_s, shared_s, dram_s
 
 
-def _cache_bytes_per_s(op: Op, chip: Chip) -> Dim:
+def cache_bytes_per_s(op: Op, chip: Chip) -> Dim:
     """Rate at which the KV cache is read: pages lie anywhere, a cache in one piece is a stream."""
     assert chip.memory is not None and chip.memory.bandwidth_bytes_per_s is not None
     page = op.dims["page"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import ceil, isfinite
 from typing import TypeVar
 
 from npusim.cost.collectives import op_seconds
@@ -18,6 +19,7 @@ from npusim.serving.answer import (
     first_requests,
     highest_rate,
     impossible,
+    mean_rate,
     overload,
     sustainable_rate,
 )
@@ -310,9 +312,14 @@ def _replicas(case: Case, source: Source, slo: Slo | None, most: int) -> int:
     def enough(count: int) -> bool:
         there = replace(case, place=replace(case.place, replicas=count))
         run, digest = there.run(source, slo)
-        return digest.attainment >= slo.attainment if slo else not overload(there, source, run)
+        return (slo is None or digest.attainment >= slo.attainment) and not overload(there, source, run)
 
-    low, high = 0, 1  # low is too few
+    # Fewer than nine tenths of what the mean rate takes cannot be enough.
+    rate, one = mean_rate(source), replace(case, place=replace(case.place, replicas=1))
+    least = ceil(0.9 * rate / sustainable_rate(one, source)) if isfinite(rate) else 1
+    if least > most:
+        return 0
+    low, high = least - 1, least  # low is too few
     while high <= most and not enough(high):
         low, high = high, 2 * high
     if high > most:

@@ -135,8 +135,8 @@ def fleet(
     chip: Chip | str, model: Model | str, pflops: float, *, fmt: str = "fp8", input: str | int = 1024,
     output: str | int = 256, arrivals: Arrivals | str = "poisson:1", requests: int | None = None, seed: int = 0,
     slo: Slo | str | None = None, tp: int | None = None, pp: int | None = None, ep: int | None = None,
-    precision: str = "fp8", fidelity: str = "tile",
-    rules: Rules = VLLM, think_s: float = THINK_S, rooms: Rooms | None = None,
+    precision: str = "fp8", fidelity: str = "tile", rules: Rules = VLLM, think_s: float = THINK_S,
+    rooms: Rooms | None = None, keep: bool = False, log: bool = False,
 ) -> Fleet:  # fmt: skip
     """What a test bed of a chip serves.
 
@@ -159,6 +159,8 @@ def fleet(
         rules: how the engines serve.
         think_s: seconds between an answer and the user's next request.
         rooms: what is assumed of the building.
+        keep: keep the record of every request of the run.
+        log: keep every step and who was in it.
 
     Raises:
         InputError: bad values, or no peak of that format. DoesNotFit: the fleet is too small for one replica.
@@ -178,13 +180,17 @@ def fleet(
     if not process.rate_per_s:
         raise InputError(Problem("a fleet is asked for its rate, not for a closed loop", "--arrivals"))
     source = Synthetic(
-        process, parse_lengths(input, "input"), parse_lengths(output, "output"), requests or PROBE_REQUESTS, seed
+        process,
+        parse_lengths(input, "input"),
+        parse_lengths(output, "output"),
+        requests if requests is not None else PROBE_REQUESTS,
+        seed,
     )
     asked = choice.Asked(tp, pp, ep)
     case = Case(net, hardware, precision, named_precision(precision), asked.smallest(), rules, fidelity, UNFITTED,
                 check_lengths(source, net))  # fmt: skip
     best, rate = _best(case, source, limits, chips, asked)
-    run, digest = best.run(at_rate(source, rate or 1e-3), limits)
+    run, digest = best.run(at_rate(source, rate or 1e-3), limits, keep, log)
     serving = Serving(best, source, limits, run, digest)
     verdicts = () if rate else (impossible(best, source, limits) or "no rate holds the SLO",) if limits else ()
     return Fleet(pflops * 1e15, fmt, peak, chips, serving, rate, think_s, rooms, verdicts)

@@ -191,13 +191,15 @@ def scenario(
         raise InputError(Problem(f"{title} has no {name} limits", "--scenario"))
     served = replace(rules, max_sequences=min(SEQUENCES, rules.max_tokens)) if rules == VLLM else rules
     lengths = parse_lengths(spec.input, "input"), parse_lengths(spec.output, "output")
-    count = samples or (min(STREAM_SAMPLES, spec.samples) if name == "singlestream" else spec.samples)
+    count = (
+        samples
+        if samples is not None
+        else (min(STREAM_SAMPLES, spec.samples) if name == "singlestream" else spec.samples)
+    )
     source = Synthetic(Arrivals("closed", concurrency=1 if name == "singlestream" else count), *lengths, count, seed)
     asked = choice.Asked(tp, pp, ep)
     case = Case(net, hardware, precision, named_precision(precision), asked.smallest(), served, fidelity, constants,
                 check_lengths(source, net))  # fmt: skip
-    if count < 1:
-        raise InputError(Problem(f"{count}", "requests", allowed="1 or more"))
     case = _placed(case, source, limits, chips, asked)
     run = _rated(case, source, limits, keep, log) if limits else _timed(case, source, keep, log)
     notes = (*file.assumptions, f"{title} samples: {spec.lengths_note} ({spec.lengths_status}).")

@@ -3,8 +3,13 @@
 A step is cut into parts that depend on few numbers: everything but attention on the step's new tokens, logits and
 sampling on the rows that make a token, and attention on each sequence's new and past tokens. Attention of a batch is
 one fused kernel over sequences of different lengths: each sequence takes its share of the time that as many like it
-would take together, and the kernel is launched once. The parts are priced by ``npusim.cost.estimate``; between nodes
-the table is linear. At its nodes a uniform batch costs what ``estimate`` says.
+would take together, and the kernel is launched once. The parts are priced by ``npusim.cost.estimate``; what a uniform
+batch costs at the nodes of the tables is what ``estimate`` says.
+
+Between nodes the tables are linear. Parts that grow with their number of tokens have nodes wherever they would
+otherwise grow by more than ``TOLERANCE`` from one node to the next, so no value between is further off. Decodes have
+both ends of 64 intervals an octave of past tokens, for every number of sequences. Attention of prompts, which has
+edges along lines in both of its axes, has no table: the formula is evaluated (``npusim.serving.attention``).
 
 Multi-head latent attention has two more parts: absorbed projections of decodes, and the expansion of a prompt's
 latents. Weights fetched ahead during attention count as for the shortest context, which errs on the slow side.
@@ -27,12 +32,12 @@ from npusim.cost.result import OpCost
 from npusim.errors import InputError, Problem
 from npusim.llm import Precision, ceil_div, decode, prefill
 from npusim.models import Model
+from npusim.serving.attention import Attention, attention_ops, prices
 from npusim.workload import Op, Workload, softmax
 
-COARSE, FINE = 8, 32  # nodes an octave of the axes of tokens; csrc/sim/serving_price.c counts alike
-PREFILL_BATCHES = 8  # 1 ... 8 prompts in a step; more of them have the share of the last
-QUANTUM = 16  # tokens: edges of tiles, where time goes up by steps, are multiples
-EXACT_TOKENS = 1024  # below, the tile search finds odd mappings at single numbers of tokens: all are priced
+FINE = 64  # intervals an octave of a decode's past tokens; csrc/sim/serving_price.c counts alike
+SPARSE = 4  # nodes an octave from which refinement starts
+TOLERANCE = 0.005  # growth of a part from one node to the next, unless they are neighbours
 Floats = np.ndarray
 Ints = np.ndarray
 
@@ -97,7 +102,7 @@ class Shape:
         return {"weights": self.fmt.weights, "activations": self.fmt.activations, "kv": self.fmt.kv}
 
 
-def node_values(high: int, per_octave: int = COARSE) -> Ints:
+def node_values(high: int, per_octave: int = FINE) -> Ints:
     """Nodes of an axis from 0 to the first one above ``high``: integers of few significant bits."""
     values = list(range(2 * per_octave))
     while values[-1] <= high:
@@ -107,61 +112,58 @@ def node_values(high: int, per_octave: int = COARSE) -> Ints:
     return np.array(values, dtype=np.int64)
 
 
-def node_bound(count: int) -> int:
-    """Largest number that an axis of ``count`` coarse nodes reaches."""
-    shift = max((count - 1) // COARSE - 1, 0)
-    return ((count - 1 - shift * COARSE) << shift) - 1
+def refined(price: Callable[[Ints], Floats], high: int, tolerance: float = TOLERANCE) -> tuple[Ints, Floats]:
+    """Nodes from 1 to ``high`` between which a function that never falls is linear within ``tolerance``; its values.
 
+    A value between two nodes lies between theirs, and so does the straight line: halving intervals until the function
+    grows by no more than ``tolerance`` over each, or nothing lies inside, bounds the error by that growth.
 
-def edge_values(high: int) -> Ints:
-    """Nodes of a dense axis from 1 to ``high``: all up to 1024, then both sides of multiples of 32, 64, ..."""
-    edges, width = [0], QUANTUM
-    while edges[-1] < high:
-        edges.append(min(edges[-1] + width, high))
-        width = max(QUANTUM, (edges[-1] // 1024) * 2 * QUANTUM)
-    both = np.array(edges)[:, None] + [0, 1]
-    return np.unique(np.clip(np.append(both, np.arange(1, EXACT_TOKENS + 1)), 1, high))
-
-
-def _few_values(high: int) -> Ints:
-    """Nodes of the axis of sequences: all up to 16, then both sides of the multiples of 8."""
-    edges = np.arange(8, high + 8, 8)[:, None] + [0, 1]
-    return np.unique(np.clip(np.append(edges, np.arange(1, 17)), 1, high))
+    Args:
+        price: the function at some integers: its last axis. Of several rows the first one is looked at.
+        high: the last node.
+        tolerance: relative growth over an interval that is not split.
+    """
+    nodes = np.unique(np.clip(node_values(high, SPARSE)[1:], 1, high))
+    values = price(nodes)
+    while True:
+        width, growth = np.diff(nodes), np.abs(np.diff(values[0]))
+        split = (width > 1) & (growth > tolerance * values[0, :-1])
+        if not split.any():
+            return nodes, values
+        middles = nodes[:-1][split] + width[split] // 2
+        nodes, values = np.append(nodes, middles), np.append(values, price(middles), axis=-1)
+        order = np.argsort(nodes)
+        nodes, values = nodes[order], values[:, order]
 
 
 @dataclass(frozen=True)
 class _Part:
-    """Operators priced at the nodes of an axis (or of several): one array per resource and operator."""
+    """Some operators at the nodes of an axis: seconds of main memory, links and what else is slowest; what no resource
+    is busy with; dynamic joules of one chip, 0 without a power description. Operators × these five × nodes."""
 
-    ops: tuple[OpCost, ...]
-    shape: tuple[int, ...]
-    launch_s: float = 0.0  # of each run of each operator, to be left out
+    nodes: Ints
+    costs: Floats
 
-    def seconds(self, c: Constants, attention: bool = False) -> Floats:
+    def seconds(self, c: Constants) -> Floats:
         """Time under the constants; without any, what ``estimate`` says."""
-        more = c.attention if attention else 1.0
-        total = np.zeros(self.shape)
-        for cost in self.ops:
-            slowest = np.zeros(self.shape)
-            for name, busy in cost.seconds.items():
-                if name == "overhead":
-                    continue
-                share = c.memory if name == "dram" else 1.0 if name == "link" else c.compute
-                slowest = np.maximum(slowest, np.asarray(busy) / (share * more))
-            total = total + slowest + cost.seconds.get("overhead", 0.0) - self.launch_s * cost.count
-        return total
+        memory, link, other, idle, _ = np.moveaxis(self.costs, 1, 0)
+        return np.asarray(np.sum(np.maximum(np.maximum(memory / c.memory, other / c.compute), link) + idle, axis=0))
 
-    def joules(self) -> Floats:
-        """Dynamic energy of one chip; 0 without a power description."""
-        total = np.zeros(self.shape)
-        for cost in self.ops:
-            if cost.energy_j is not None:
-                total = total + cost.energy_j
-        return total
-
-    def pairs(self, c: Constants, attention: bool = False) -> Floats:
+    def pairs(self, c: Constants) -> Floats:
         """Seconds and joules, last axis 2."""
-        return np.stack([self.seconds(c, attention), self.joules()], axis=-1)
+        return np.stack([self.seconds(c), np.sum(self.costs[:, 4], axis=0)], axis=-1)
+
+
+def _priced(s: Shape, ops: list[Op], nodes: Ints) -> _Part:
+    costs = np.zeros((len(ops), 5, len(nodes)))
+    for row, cost in zip(costs, _estimated(s, ops), strict=True):
+        busy = dict(cost.seconds)
+        row[3] = busy.pop("overhead", 0.0)
+        row[0], row[1] = busy.pop("dram"), busy.pop("link", 0.0)
+        for seconds in busy.values():
+            row[2] = np.maximum(row[2], seconds)
+        row[4] = 0.0 if cost.energy_j is None else cost.energy_j
+    return _Part(nodes, costs)
 
 
 class StepTimes:
@@ -176,49 +178,38 @@ class StepTimes:
             )
         shape.chip.require(shape.fidelity)
         self.shape = shape
-        self.contexts = node_values(shape.max_context)
-        self.chunks = node_values(shape.max_tokens)
-        self.sequences = _few_values(shape.max_sequences)
-        self.reaches = node_values(shape.max_context + shape.draft_tokens, FINE)
         rows = shape.max_sequences * (1 + shape.draft_tokens)
-        self.common_nodes, self.common = self._along(_common_ops, shape.max_tokens)
-        self.head_nodes, self.head = self._along(_head_ops, rows)
-        self.absorbed_nodes, self.absorbed = self._along(_absorbed_ops, shape.max_tokens)
-        self.expanded = self._price(_expanded_ops(shape, np.maximum(self.contexts, 1)), self.contexts.shape)
+        self.common = self._part(_common_ops, shape.max_tokens)
+        self.head = self._part(_head_ops, rows)
+        self.absorbed = self._part(_absorbed_ops, rows)
+        self.expanded = self._part(_expanded_ops, max(shape.max_context, shape.max_tokens), 2 * TOLERANCE)
         self.launch_s = 0.0 if shape.fidelity == "roofline" else shape.chip.overheads.launch_s or 0.0
-        self.decode = self._decode_part()
-        self.prefill = self._prefill_part()
+        self.decode, self.prefill = self._attention(True), self._attention(False)
 
-    def _price(self, ops: list[Op], shape: tuple[int, ...], launch_s: float = 0.0) -> _Part:
-        if not ops:
-            return _Part((), shape)
-        return _Part(estimate(Workload("part", tuple(ops)), self.shape.chip, self.shape.fidelity).ops, shape, launch_s)
+    def _part(self, build: Callable[[Shape, Ints], list[Op]], high: int, tolerance: float = TOLERANCE) -> _Part:
+        """The operators of ``build`` at as many nodes up to ``high`` as they need."""
 
-    def _along(self, build: Callable[[Shape, Ints], list[Op]], high: int) -> tuple[Ints, _Part]:
-        """The operators of ``build`` at the nodes of a dense axis."""
-        nodes = edge_values(high)
-        return nodes, self._price(build(self.shape, nodes), nodes.shape)
+        def price(nodes: Ints) -> Floats:
+            part = _priced(self.shape, build(self.shape, nodes), nodes)
+            return np.vstack([part.seconds(UNFITTED), part.costs.reshape(-1, len(nodes))])
 
-    def _attention(self, batch: Any, new: Any, past: Any, shape: tuple[int, ...], absorb: bool) -> _Part:
+        nodes, rows = refined(price, high, tolerance)
+        return _Part(nodes, rows[1:].reshape(-1, 5, len(nodes)))
+
+    def _attention(self, absorb: bool) -> Attention:
         s = self.shape
-        kinds: dict[str, Any] = {**s.formats(), "tp": s.tp, "ep": s.ep, "page": s.block_tokens}
-        if absorb and s.draft_tokens == 0:
-            step = decode(s.model, batch=batch, context=past, **kinds)
-        else:
-            step = prefill(s.model, batch=batch, prompt=new, past=past, **kinds)
-        return self._price([op for op in step.ops if op.kind == "attention"], shape, self.launch_s)
+        first, second = (attention_ops(s.model, absorb, 1, 1, past, **_kinds(s)) for past in (0, 1))
+        return Attention(first, second, s.chip, s.fidelity, max(s.ep // s.tp, 1))
 
-    def _decode_part(self) -> _Part:
-        """Sequences × intervals × both ends: past tokens such that past + new − 1 are the interval's."""
-        past = np.maximum(_ends(self.reaches) - self.shape.draft_tokens, 0)[None]
-        shape = (len(self.sequences), *past.shape[1:])
-        return self._attention(self.sequences[:, None, None], 1 + self.shape.draft_tokens, past, shape, True)
-
-    def _prefill_part(self) -> _Part:
-        """Prompts × intervals × both ends × past tokens: new tokens such that new − 1 are the interval's."""
-        batch = np.arange(1, PREFILL_BATCHES + 1)[:, None, None, None]
-        new, past = 1 + _ends(self.chunks)[None, :, :, None], self.contexts[None, None, None, :]
-        return self._attention(batch, new, past, (len(batch), *new.shape[1:3], past.size), False)
+    def _decode_shares(self, c: Constants) -> Floats:
+        """Sequences × intervals × both ends × 2: past tokens such that past + new − 1 are the interval's."""
+        s = self.shape
+        ops = self.decode.sustained(c.compute * c.attention, c.memory * c.attention)
+        past = np.maximum(_ends(node_values(s.max_context + s.draft_tokens)) - s.draft_tokens, 0)
+        shares = np.zeros((s.max_sequences + 1, *past.shape, 2))
+        for batch in range(1, s.max_sequences + 1):
+            shares[batch] = prices(ops, batch, 1 + s.draft_tokens, past) / batch
+        return shares
 
     def _hop_s(self, tokens: Floats) -> Floats:
         """Seconds to hand the residual stream from stage to stage."""
@@ -234,25 +225,22 @@ class StepTimes:
             swap_block_s: seconds to move one block of the cache to the host or back.
         """
         s, c = self.shape, constants
-        rows = s.max_sequences * (1 + s.draft_tokens)
-        common = _dense(self.common_nodes, self.common.pairs(c), s.max_tokens)
+        common = _dense(self.common, c, s.max_tokens)
         common[:, 0] += self._hop_s(np.arange(s.max_tokens + 1))
-        decodes = _dense(self.sequences, self.decode.pairs(c, True), s.max_sequences)
-        shares = decodes / np.maximum(np.arange(s.max_sequences + 1), 1)[:, None, None, None]
-        prefill_pairs = self.prefill.pairs(c, True) / np.arange(1, PREFILL_BATCHES + 1).reshape(-1, 1, 1, 1, 1)
+        rows = s.max_sequences * (1 + s.draft_tokens)
         host_s = constants.host_s
         if host_s is None:
             host_s = 0.0 if s.fidelity == "roofline" else s.chip.overheads.step_s or 0.0
-        launches = sum(cost.count for cost in self.decode.ops)
         return StepTable(
             draft_tokens=s.draft_tokens,
             common=common,
-            head=_dense(self.head_nodes, self.head.pairs(c), rows),
-            absorbed=_dense(self.absorbed_nodes, self.absorbed.pairs(c), s.max_tokens),
-            expanded=_extended(self.contexts, self.expanded.pairs(c)),
-            decode=shares,
-            prefill=prefill_pairs,
-            launch_s=launches * self.launch_s,
+            head=_dense(self.head, c, rows),
+            absorbed=_dense(self.absorbed, c, rows),
+            expanded=_extended(self.expanded, c),
+            decode=self._decode_shares(c),
+            prefill=self.prefill.sustained(c.compute * c.attention, c.memory * c.attention),
+            longest=s.max_context,
+            launch_s=self.decode.launches * self.launch_s,
             host_s=host_s,
             swap_block_s=swap_block_s,
         )
@@ -266,9 +254,10 @@ class StepTable:
         common: all but attention, by tokens.
         head: logits and sampling, by rows.
         absorbed: what only decodes do, by their tokens.
-        expanded: what only prompts do, by new and past tokens, at the nodes of an axis.
+        expanded: what only prompts do: new and past tokens, seconds and joules of each node; linear beyond the last.
         decode: one decode's share, by sequences, intervals of past tokens and their two ends.
-        prefill: one prompt's share, by prompts, intervals of new tokens and their ends, past.
+        prefill: attention of prompts as C structs, see ``Attention.sustained``.
+        longest: tokens of a sequence at most.
         launch_s: attention kernels of a step.
         host_s: host gap per step.
         swap_block_s: one block to the host or back.
@@ -280,7 +269,8 @@ class StepTable:
     absorbed: Floats
     expanded: Floats
     decode: Floats
-    prefill: Floats
+    prefill: Any
+    longest: int
     launch_s: float
     host_s: float
     swap_block_s: float = 0.0
@@ -288,13 +278,12 @@ class StepTable:
 
     def c_table(self) -> tuple[Any, list[Floats]]:
         """The C struct, and the arrays it points into, which must live as long as it does."""
-        names = ("common", "head", "absorbed", "expanded", "decode", "prefill")
+        names = ("common", "head", "absorbed", "expanded", "decode")
         arrays = {name: np.ascontiguousarray(getattr(self, name), dtype=np.float64) for name in names}
         c = _sim.ffi.new("nps_step_table *")
         c.tokens, c.rows, c.sequences = len(self.common) - 1, len(self.head) - 1, len(self.decode) - 1
-        c.prefill_batches, c.chunks, _, c.contexts = self.prefill.shape[:4]
-        c.longest = node_bound(self.prefill.shape[3])
-        c.reaches, c.query = self.decode.shape[1], 1 + self.draft_tokens
+        c.expansions, c.reaches, c.query = len(self.expanded), self.decode.shape[1], 1 + self.draft_tokens
+        c.prefill_ops, c.prefill, c.longest = len(self.prefill), self.prefill, self.longest
         c.launch_s, c.host_s, c.swap_block_s = self.launch_s, self.host_s, self.swap_block_s
         for name, array in arrays.items():
             setattr(c, name, _sim.ffi.from_buffer(array))
@@ -334,27 +323,29 @@ class StepTable:
 def direct(shape: Shape, prefills: Sequence[tuple[int, int]] = (), decodes: Sequence[int] = ()) -> float:
     """Seconds of one step priced by ``estimate`` itself, without a table: what the table is tested against.
 
-    All sequences of a kind must be alike; every one of them makes a token.
+    Every sequence makes a token.
     """
-    tokens = sum(new for new, _ in prefills) + len(decodes) * (1 + shape.draft_tokens)
-    ops = [*_common_ops(shape, tokens), *_head_ops(shape, len(prefills) + len(decodes) * (1 + shape.draft_tokens))]
-    kinds: dict[str, Any] = {**shape.formats(), "tp": shape.tp, "ep": shape.ep, "page": shape.block_tokens}
-    attentions: list[Op] = []
-    if prefills:
-        new, past = prefills[0]
-        step = prefill(shape.model, batch=len(prefills), prompt=new, past=past, **kinds)
-        attentions += [op for op in step.ops if op.kind == "attention"]
-        ops += _expanded_ops(shape, sum(sum(pair) for pair in prefills))
-    if decodes:
-        step = decode(shape.model, batch=len(decodes), context=decodes[0], **kinds)
-        attentions += [op for op in step.ops if op.kind == "attention"]
-        ops += _absorbed_ops(shape, len(decodes))
-    cost = estimate(Workload("step", (*ops, *attentions)), shape.chip, shape.fidelity)
-    twice = bool(prefills) and bool(decodes)
-    launch_s = 0.0 if shape.fidelity == "roofline" else shape.chip.overheads.launch_s or 0.0
-    fused = sum(op.count for op in attentions) / 2 * launch_s if twice else 0.0
-    host_s = 0.0 if shape.fidelity == "roofline" else shape.chip.overheads.step_s or 0.0
-    return float(cost.time_s) - fused + host_s
+    query = 1 + shape.draft_tokens
+    verified, prompted = len(decodes) * query, sum(sum(pair) for pair in prefills)
+    ops = [*_common_ops(shape, sum(new for new, _ in prefills) + verified), *_head_ops(shape, len(prefills) + verified)]
+    ops += _expanded_ops(shape, prompted) if prefills else []
+    ops += _absorbed_ops(shape, verified) if decodes else []
+    launch_s, host_s = shape.chip.overheads.launch_s or 0.0, shape.chip.overheads.step_s or 0.0
+    if shape.fidelity == "roofline":
+        launch_s = host_s = 0.0
+    seconds, launches = host_s, 0
+    for cost in _estimated(shape, ops):
+        seconds += float(cost.time_s)
+    new, past = (np.array([pair[i] for pair in prefills]) for i in (0, 1))
+    for absorb, batch, fresh, cached in ((False, len(prefills), new, past),
+                                         (True, len(decodes), query, np.array(decodes))):  # fmt: skip
+        if not batch:
+            continue
+        costs = _estimated(shape, attention_ops(shape.model, absorb, batch, fresh, cached, **_kinds(shape)))
+        launches = sum(cost.count for cost in costs)
+        shares = sum(cost.time_s - launch_s * cost.count for cost in costs) / batch
+        seconds += float(np.sum(np.broadcast_to(shares, (batch,))))
+    return seconds + launches * launch_s
 
 
 def workload_of(shape: Shape, prefills: Sequence[tuple[int, int]], decodes: Sequence[int]) -> Workload:
@@ -366,16 +357,14 @@ def workload_of(shape: Shape, prefills: Sequence[tuple[int, int]], decodes: Sequ
         decodes: past tokens of each decode.
     """
     tokens = sum(new for new, _ in prefills) + len(decodes) * (1 + shape.draft_tokens)
-    kinds: dict[str, Any] = {**shape.formats(), "tp": shape.tp, "ep": shape.ep, "page": shape.block_tokens}
     ops = _common_ops(shape, tokens)
     for new, past in prefills:
-        step = prefill(shape.model, batch=1, prompt=new, past=past, **kinds)
-        ops += [op for op in step.ops if op.kind == "attention"]
+        ops += attention_ops(shape.model, False, 1, new, past, **_kinds(shape))
         ops += _expanded_ops(shape, new + past)
     if decodes:
-        step = decode(shape.model, batch=len(decodes), context=round(sum(decodes) / len(decodes)), **kinds)
-        ops += [op for op in step.ops if op.kind == "attention"]
-        ops += _absorbed_ops(shape, len(decodes))
+        query, mean = 1 + shape.draft_tokens, round(sum(decodes) / len(decodes))
+        ops += attention_ops(shape.model, True, len(decodes), query, mean, **_kinds(shape))
+        ops += _absorbed_ops(shape, len(decodes) * query)
     return Workload("step", (*ops, *_head_ops(shape, len(prefills) + len(decodes) * (1 + shape.draft_tokens))))
 
 
@@ -426,34 +415,45 @@ def _expanded_ops(s: Shape, tokens: Any) -> list[Op]:
     return [op for op in step.ops if _is(op, ("attn.kv_b",))]
 
 
+def _kinds(s: Shape) -> dict[str, Any]:
+    """How attention is asked for."""
+    return {**s.formats(), "tp": s.tp, "ep": s.ep, "page": s.block_tokens}
+
+
+def _estimated(s: Shape, ops: list[Op]) -> tuple[OpCost, ...]:
+    return estimate(Workload("part", tuple(ops)), s.chip, s.fidelity).ops if ops else ()
+
+
+# -- axes --------------------------------------------------------------------------------------------------------
+
+
 def _ends(nodes: Ints) -> Ints:
     """First and last integer of every interval between nodes."""
     return np.stack([nodes[:-1], nodes[1:] - 1], axis=-1)
 
 
-def _dense(nodes: Ints, values: Floats, high: int) -> Floats:
-    """Values at 0 ... ``high`` along the first axis, linear between nodes; nothing costs nothing."""
-    at = np.arange(high + 1)
-    after = np.clip(np.searchsorted(nodes, at), 1, max(len(nodes) - 1, 1)) if len(nodes) > 1 else np.zeros_like(at)
-    before = np.maximum(after - 1, 0)
-    width = np.maximum(nodes[after] - nodes[before], 1)
-    share = ((at - nodes[before]) / width).reshape(-1, *(1,) * (values.ndim - 1))
-    dense = np.asarray(values[before] + share * (values[after] - values[before]))
+def _dense(part: _Part, c: Constants, high: int) -> Floats:
+    """Seconds and joules at 0 ... ``high``, linear between nodes; nothing costs nothing."""
+    at, pairs = np.arange(high + 1), part.pairs(c)
+    dense = np.stack([np.interp(at, part.nodes, column) for column in pairs.T], axis=-1)
     dense[0] = 0.0
     return dense
 
 
+def _extended(part: _Part, c: Constants) -> Floats:
+    """Nodes with their seconds and joules, from nothing to one far away: many prompts may be expanded in one step.
+
+    Beyond the last node the growth is that of the last octave.
+    """
+    pairs, last = part.pairs(c), part.nodes[-1]
+    half = int(np.searchsorted(part.nodes, last // 2))
+    slope = (pairs[-1] - pairs[half]) / max(last - part.nodes[half], 1)
+    far = last << _OCTAVES_BEYOND
+    rows = np.column_stack([part.nodes, pairs])
+    return np.vstack([np.zeros(3), rows, [far, *(pairs[-1] + (far - last) * slope)]])
+
+
 _OCTAVES_BEYOND = 16
-
-
-def _extended(nodes: Ints, pairs: Floats) -> Floats:
-    """Pairs at the nodes of a much longer axis, along the last slope: many prompts may be expanded in one step."""
-    beyond = node_values(int(nodes[-1]) << _OCTAVES_BEYOND)
-    slope = (pairs[-1] - pairs[-2]) / (nodes[-1] - nodes[-2])
-    more = pairs[-1] + (beyond[len(nodes) :, None] - nodes[-1]) * slope
-    extended = np.concatenate([pairs, more])
-    extended[0] = 0.0
-    return extended
 
 
 _PRICED: list[StepTimes] = []  # the last few; descriptions of chips compare, but have no hash

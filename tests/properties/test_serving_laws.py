@@ -80,7 +80,17 @@ def test_laws(case):
     assert t["prompt_tokens"] <= rows["input"].sum() + again
     # The series add up to the totals.
     assert run.series.sum(axis=0) == pytest.approx(
-        [t["running_s"], t["waiting_s"], t["block_s"], t["busy_s"], t["output_tokens"], t["joules"]], rel=1e-9
+        [
+            t["running_s"],
+            t["waiting_s"],
+            t["block_s"],
+            t["busy_s"],
+            t["output_tokens"],
+            t["joules"],
+            t["steps"],
+            *(run.steps[name].sum() for name in ("decodes", "prefills", "tokens", "prompt_tokens")),
+        ],
+        rel=1e-9,
     )
     assert t["joules"] == run.steps["tokens"].sum()  # a joule a token
     assert run.steps["tokens"].max() <= rules.max_tokens

@@ -5,19 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from npusim.accuracy import calibrating, transfer
+from npusim.accuracy.calibrating import Group, fit_group, found_groups, key_of
 from npusim.accuracy.class_fits import Member, fit_class
-from npusim.accuracy.operator_fits import (
-    Group,
-    by_kernel,
-    choose_menus,
-    dims_of,
-    fit_group,
-    groups,
-    known_parameters,
-    variant,
-)
+from npusim.accuracy.operator_fits import by_kernel, choose_menus, dims_of, known_parameters, variant
 from npusim.accuracy.rows import load_rows
-from npusim.calibration import CATALOG, Provenance, load_calibration, resolve
+from npusim.calibration import CATALOG, load_calibration, resolve
 from npusim.chip import load_chip
 from npusim.cost.calibrated.family import family
 
@@ -68,7 +61,7 @@ def synthetic(tmp_path, name: str, chips: dict[str, str], scale: float = 1.0):
 
 def test_groups_take_the_usual_kernel(tmp_path):
     rows = synthetic(tmp_path, "vector/1", {"H100-SXM": "h100", "no such device": "h100"})
-    found = list(groups(rows, {"add": "vector/1", "mul": "vector/1"}))
+    found = found_groups(rows)
     assert [(g.chip.name, g.software, g.op) for g in found] == [("h100", "stack-1.0", "add")]
     only = list(by_kernel(rows.select(np.flatnonzero(rows.column("device") == "H100-SXM")), "stack-1.0"))
     assert [name for name, _ in only] == ["stack-1.0"]
@@ -79,11 +72,12 @@ def test_a_document_predicts_the_rows_it_was_fitted_to(tmp_path):
     rows = synthetic(tmp_path, "vector/1", {"H100-SXM": "h100"})
     rows = rows.select(np.flatnonzero(rows.extra("kernel") == "usual"))
     rows = rows.select(np.tile(np.arange(len(rows)), 3))
-    group = Group(load_chip("h100"), "stack-1.0", "add", "float16", rows)
-    document, found = fit_group(group, family("vector/1"), Provenance(dataset="made up"), folds=3)
-    assert document.values()["traffic"] == 3.0 and document.rows == len(rows)
+    group = Group(load_chip("h100"), "stack-1.0", "add", "float16", rows, family("vector/1"))
+    found = fit_group(group)
+    made = calibrating.document(group, found)
+    assert made.values()["traffic"] == 3.0 and made.rows == len(rows)
     assert found.mape_pct < 5
-    times = family("vector/1").seconds(group.chip, "float16", dims_of(rows), document.values()).time_s
+    times = family("vector/1").seconds(group.chip, "float16", dims_of(rows), made.values()).time_s
     assert np.median(np.abs(times * 1e6 / rows.column("latency_us") - 1)) < 0.03
 
 
@@ -106,12 +100,14 @@ def test_class_documents_leave_each_chip_out(tmp_path):
     members = []
     for device, chip in (("H100-SXM", "h100"), ("A100-SXM4-80GB", "a100")):
         part = rows.select(np.tile(np.flatnonzero(rows.column("device") == device), 3))
-        group = Group(load_chip(chip), "stack-1.0", "add", "float16", part)
-        document, _ = fit_group(group, family("vector/1"), Provenance(dataset="made up"), folds=3)
-        members.append(Member(group, document))
+        group = Group(load_chip(chip), "stack-1.0", "add", "float16", part, family("vector/1"))
+        members.append(Member(group, calibrating.document(group, fit_group(group))))
     pooled, errors = fit_class("gpu", members, family("vector/1"))
     assert pooled.scope == "class" and pooled.chips == ("h100", "a100") and pooled.software == "stack"
     assert set(errors) == {"h100", "a100"} and max(errors.values()) < 10
     assert pooled.cross_validation.by == "device" and pooled.cross_validation.folds == 2
     single, none = fit_class("gpu-x", members[:1], family("vector/1"))
     assert none == {} and single.residuals["all"].q90 >= members[0].document.residuals["all"].q90
+    known = {key_of(member.group): member.document for member in members}
+    found = transfer.class_document("gpu", [member.group for member in members], known)
+    assert found.values() == pooled.values()

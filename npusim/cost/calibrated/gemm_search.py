@@ -7,6 +7,7 @@ All quantities are SI. The formulas are explained in docs/calibration.md.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numba
 import numpy as np
@@ -43,7 +44,15 @@ def _dram_bytes(
     return first + missing * max(0.0, read - g * k * (m * a_bytes + n * w_bytes))
 
 
-@numba.njit(fastmath=True)
+def _compiled(function: Callable[..., None]) -> Callable[..., None]:
+    """Compiled, and kept on disk for the next process where a folder can be written (compiling takes seconds)."""
+    try:
+        return numba.njit(fastmath=True, cache=True)(function)
+    except RuntimeError:  # numba found no folder to write to
+        return numba.njit(fastmath=True)(function)
+
+
+@_compiled
 def search(
     shapes: np.ndarray, tiles: np.ndarray, splits: np.ndarray, chip: np.ndarray, p: np.ndarray, out: np.ndarray
 ) -> None:
