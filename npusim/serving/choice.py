@@ -48,13 +48,23 @@ class Asked:
     pp: int | None = None
     ep: int | None = None
 
+    def smallest(self) -> Placement:
+        """What was asked for, the rest as small as can be. Raises InputError for sizes that make no sense."""
+        tp, pp, ep = (1 if size is None else size for size in (self.tp, self.pp, self.ep))
+        place = Placement(tp, pp, ep=ep)
+        place.check()
+        return place
+
     def replicas(self, case: Case) -> list[Placement]:
         """Every shape of one replica, the fewest chips first; of as many, fewest stages and whole experts' groups last.
 
         Raises:
-            InputError: experts that cannot be shared as asked.
+            InputError: experts that cannot be shared as asked, or more stages than layers.
         """
         layers = sum(count for _, count in case.model.blocks)
+        if self.pp is not None and self.pp > layers:
+            allowed = f"1 to the {layers} layers of {case.model.name}"
+            raise InputError(Problem(f"{self.pp} stages", "pp", allowed=allowed))
         free = self.tp is None and self.pp is None and case.chip.link is not None
         stages = (self.pp or 1,) if not free else [stage for stage in _STAGES if stage <= layers]
         found = []
@@ -203,7 +213,7 @@ def _divisions(case: Case, chips: int, asked: Asked) -> list[Placement]:
     found = [replace(place, replicas=chips // place.replica_chips) for place in shapes
              if chips % place.replica_chips == 0]  # fmt: skip
     if not found:
-        allowed = f"a multiple of tp x pp = {min(place.replica_chips for place in shapes)}"
+        allowed = f"a multiple of the {min(place.replica_chips for place in shapes)} of a replica"
         raise InputError(Problem(f"{chips} chips", "chips", allowed=allowed))
     return found
 

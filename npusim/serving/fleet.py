@@ -20,7 +20,6 @@ from npusim.serving.answer import PROBE_REQUESTS, Case, Serving, at_rate, check_
 from npusim.serving.engine import VLLM, Rules
 from npusim.serving.load import Arrivals, Synthetic, parse_arrivals, parse_lengths
 from npusim.serving.metrics import Slo, parse_slo
-from npusim.serving.placement import Placement
 from npusim.serving.steps import UNFITTED, Constants
 
 THINK_S = 30.0
@@ -188,11 +187,10 @@ def fleet(
         requests if requests is not None else PROBE_REQUESTS,
         seed,
     )
-    place = Placement(tp or 1, pp or 1, ep=ep or 1)
-    place.check()
-    case = Case(net, hardware, precision, named_precision(precision), place, rules, fidelity, constants,
+    asked = choice.Asked(tp, pp, ep)
+    case = Case(net, hardware, precision, named_precision(precision), asked.smallest(), rules, fidelity, constants,
                 check_lengths(source, net))  # fmt: skip
-    best, rate = _best(case, source, limits, chips, choice.Asked(tp, pp, ep))
+    best, rate = _best(case, source, limits, chips, asked)
     run, digest = best.run(at_rate(source, rate or 1e-3), limits, keep, log)
     serving = Serving(best, source, limits, run, digest)
     verdicts = () if rate else (impossible(best, source, limits) or "no rate holds the SLO",) if limits else ()

@@ -32,7 +32,6 @@ from npusim.serving.answer import (
 from npusim.serving.engine import VLLM, Rules
 from npusim.serving.load import Arrivals, Synthetic, parse_lengths
 from npusim.serving.metrics import Digest, Slo
-from npusim.serving.placement import Placement
 from npusim.serving.steps import UNFITTED, Constants
 
 SCENARIOS = ("offline", "server", "interactive", "singlestream")
@@ -198,11 +197,10 @@ def scenario(
         else (min(STREAM_SAMPLES, spec.samples) if name == "singlestream" else spec.samples)
     )
     source = Synthetic(Arrivals("closed", concurrency=1 if name == "singlestream" else count), *lengths, count, seed)
-    place = Placement(tp or 1, pp or 1, ep=ep or 1)
-    place.check()
-    case = Case(net, hardware, precision, named_precision(precision), place, served, fidelity, constants,
+    asked = choice.Asked(tp, pp, ep)
+    case = Case(net, hardware, precision, named_precision(precision), asked.smallest(), served, fidelity, constants,
                 check_lengths(source, net))  # fmt: skip
-    case = _placed(case, source, limits, chips, choice.Asked(tp, pp, ep))
+    case = _placed(case, source, limits, chips, asked)
     run = _rated(case, source, limits, keep, log) if limits else _timed(case, source, keep, log)
     notes = (*file.assumptions, f"{title} samples: {spec.lengths_note} ({spec.lengths_status}).")
     return _result(name, title, run, limits, notes)

@@ -15,7 +15,9 @@ from npusim.serving import choice
 from npusim.serving.answer import Case
 from npusim.serving.choice import Asked
 from npusim.serving.engine import VLLM, Pool, Rules
+from npusim.serving.fleet import fleet
 from npusim.serving.placement import Placement
+from npusim.serving.scenarios import scenario
 from npusim.serving.steps import UNFITTED
 
 FAST = {"fidelity": "roofline", "precision": "fp8", "requests": 100}
@@ -55,6 +57,15 @@ def test_what_is_asked_for_is_what_is_weighed():
     for asked in (Asked(ep=3), Asked(tp=3, ep=8), Asked(ep=512)):
         with pytest.raises(InputError, match="ep"):
             asked.replicas(one)
+
+
+@pytest.mark.parametrize("sizes", [{"tp": 0}, {"pp": 0}, {"ep": 0}, {"ep": -4}])
+def test_sizes_that_make_no_sense_are_refused_everywhere(sizes: dict[str, int]):
+    for ask in (lambda: scenario("h100", "mixtral-8x7b", "offline", **sizes),
+                lambda: fleet("h100", "mixtral-8x7b", 155, **sizes),
+                lambda: ns.serve("h100", "mixtral-8x7b", **sizes)):  # fmt: skip
+        with pytest.raises(InputError, match=next(iter(sizes))):
+            ask()
 
 
 def test_stages_hold_what_tensor_parallelism_does_not():

@@ -108,6 +108,7 @@ def test_energy_counts_every_chip():
 
 @pytest.mark.parametrize(("more", "message"), [({"ep": 2}, "routes to no experts"), ({"ep": 0}, "ep"),
                                                ({"ep": 2, "model": "gpt-oss-20b", "tp": 4}, "multiple of tp"),
+                                               ({"pp": 33}, "1 to the 32 layers"),
                                                ({"ep": 3, "model": "gpt-oss-20b"}, "divisor")])  # fmt: skip
 def test_bad_shares_are_refused(more: dict[str, object], message: str):
     given = {"model": "llama-3.1-8b", "requests": 10, **FAST, **more}
