@@ -33,9 +33,10 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 ONE = ["h100", "llama-3.1-8b"]
 VALUES = {
     "trace": "t.csv", "scenario": "server", "fleet_pflops": "10", "measured": "m.csv", "arrivals": "poisson:3",
-    "input_tokens": "64", "output_tokens": "8", "requests": "10", "seed": "1", "slo": "ttft=1s", "chips": "1", "pp": "1",
-    "ep": "1", "imbalance_pct": "100", "disaggregate": "1:1", "users": "2", "prefix": "2:64", "benchmark": "llama2-70b",
-    "fleet_precision": "fp8", "think_s": "3", "rack_kw": "50", "plot": "p.svg", "perfetto": "p.json", "step": "1",
+    "input_tokens": "64", "output_tokens": "8", "requests": "10", "seed": "1", "slo": "ttft=1s", "chips": "1",
+    "pp": "1", "ep": "1", "imbalance_pct": "100", "disaggregate": "1:1", "users": "2", "prefix": "2:64",
+    "benchmark": "llama2-70b", "fleet_precision": "fp8", "think_s": "3", "rack_kw": "50", "plot": "p.svg",
+    "perfetto": "p.json", "step": "1",
     "find_rate": None, "skip_long": None,
 }  # fmt: skip
 FLAGS = {param.name or "": param.opts[-1] for param in serve.params}
@@ -130,7 +131,8 @@ def test_no_command_line_ends_in_a_traceback(words: list[str]):
 
 
 CELLS = st.sampled_from(["0", "1", "2.5", "-1", "", "nan", "inf", "1e400", "1e15", "99999999999999999999", "x", "0x10",
-                         "1 day 00:00:01", "00:00:01.5", "1 2 3", "\ufeff", "\u0661", " 7 ", '"', "1,2", "1_000"])  # fmt: skip
+                         "1 day 00:00:01", "00:00:01.5", "1 2 3", "\ufeff", "\u0661", " 7 ", '"', "1,2",
+                         "1_000"])  # fmt: skip
 TITLES = ["arrival_s", "input_tokens", "output_tokens", "hash_ids", "user", "priority", "note", "arrival_s"]
 
 
