@@ -431,9 +431,7 @@ def serve(
     source = _source(arrivals, trace, input, output, requests, seed, users, prefix, rules)
     if source.unit_tokens and rules.unit_tokens != source.unit_tokens:
         rules = replace(rules, unit_tokens=source.unit_tokens)
-    skipped = 0
-    if skip_long and isinstance(source, Trace):
-        source, skipped = without_long(source, net)
+    source, skipped = without_long(source, net) if skip_long and isinstance(source, Trace) else (source, 0)
     check_rules(rules, source)
     tp = degree_of_split(chips, disaggregate, tp, pp, ep) if disaggregate else tp
     case = Case(net, hardware, precision, named_precision(precision), _place(tp, pp, ep, disaggregate), rules,
