@@ -434,9 +434,7 @@ def serve(
     source = _source(arrivals, trace, input, output, requests, seed, users, prefix, rules)
     if source.unit_tokens and rules.unit_tokens != source.unit_tokens:
         rules = replace(rules, unit_tokens=source.unit_tokens)
-    skipped = 0
-    if skip_long and isinstance(source, Trace):
-        source, skipped = without_long(source, net)
+    source, skipped = without_long(source, net) if skip_long and isinstance(source, Trace) else (source, 0)
     check_rules(rules, source)
     tp = degree_of_split(chips, disaggregate, tp, pp, ep) if disaggregate else tp
     case = Case(net, hardware, precision, named_precision(precision), _place(tp, pp, ep, disaggregate), rules,
@@ -468,9 +466,9 @@ def degree_of_split(
     chips: int | str, split: tuple[int, int], tp: int | None, pp: int | None, ep: int | None
 ) -> int | None:
     """Chips that split each layer when a number of chips is shared by prefilling and decoding replicas."""
-    if isinstance(chips, str):
+    if isinstance(chips, str) or min(split) < 1:  # the placement says what is wrong with that
         return tp
-    share = max(sum(split), 1) * (pp or 1) * max(tp or 1, ep or 1)
+    share = sum(split) * (pp or 1) * max(tp or 1, ep or 1)
     if chips < 1 or chips % share or ((tp or ep) and chips != share):
         raise InputError(Problem(f"{chips} chips for {split[0]} + {split[1]} replicas", "chips",
                                  allowed=f"{share}" if tp or ep else f"a multiple of {share}"))  # fmt: skip

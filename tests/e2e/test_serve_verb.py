@@ -25,6 +25,35 @@ def test_prints_what_users_feel():
         assert words in text
 
 
+def test_the_answer_is_in_the_first_lines():
+    text = run("h100", "llama-3.1-8b", "--arrivals", "poisson:5", "--slo", "ttft=450ms,tpot=40ms", "--chips", "1",
+               "--find-rate", *QUICK)[1].splitlines()  # fmt: skip
+    assert text[1].startswith("served: ") and "within the SLO (asked: 99%): TTFT p99" in text[1]
+    assert text[2].startswith("highest rate: ") and "holds the SLO" in text[2]
+    assert text[3].startswith("chosen: ") and text[4].startswith("limited by: dram ")
+    flood = ("h100", "llama-3.1-8b", "--arrivals", "poisson:300", "--chips", "1", "--fidelity", "roofline")
+    code, said = run(*flood, "--requests", "1000")
+    assert code == 1 and said.splitlines()[1].startswith("VERDICT: overload") and "Sustainable" in said.splitlines()[1]
+    assert "requests wait for places among the sequences of a step (--max-sequences)" in said
+
+
+def test_scenarios_and_fleets_are_drawn_and_traced_too(tmp_path: Path):
+    for name, asked in (("s", ("--scenario", "server", "--chips", "1")), ("f", ("--fleet-pflops", "4"))):
+        page, trace = tmp_path / f"{name}.svg", tmp_path / f"{name}.json"
+        code, text = run("h100", "llama-3.1-8b", *asked, *QUICK, "--plot", str(page), "--perfetto", str(trace))
+        assert code == 0, text
+        assert page.read_text().count("<svg") == 7 and "limited by" in text
+        names = {e["name"] for e in json.loads(trace.read_text())["traceEvents"] if e["ph"] == "X"}
+        assert "request 0" in names and "decode step" in names
+
+
+def test_chips_are_shared_by_those_that_prefill_and_those_that_decode():
+    shared = ("h100", "llama-3.1-8b", "--disaggregate", "1:3", "--json", *QUICK)
+    data = json.loads(run(*shared, "--chips", "8")[1])
+    assert data["placement"]["tp"] == 2 and data["placement"]["prefill_replicas"] == 1
+    assert run(*shared, "--chips", "8", "--tp", "4")[0] != 0
+
+
 def test_json_has_units_in_its_keys():
     code, text = run("h100", "llama-3.1-8b", "--arrivals", "closed:8", "--json", *QUICK)
     data = json.loads(text)
