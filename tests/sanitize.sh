@@ -27,7 +27,7 @@ sources=$(cat csrc/*.py csrc/*/*.[ch] "$0" | sha256sum)
 [ "$(cat "$build/sources" 2>/dev/null)" = "$sources" ] || rm -rf "$build"
 CC=$compiler CFLAGS=$checks LDFLAGS=$checks LDSHARED="$compiler -shared" NPUSIM_OPTIMISATION=$optimisation \
   "$python" setup.py -q build --build-base "$build" --build-lib "$build/lib"
-for library in "$build"/lib/npukernels/_native*.so "$build"/lib/npusim/_sim*.so; do
+for library in "$build"/lib/npukernels/_{native,shortcut}*.so "$build"/lib/npusim/_sim*.so; do
   for runtime_call in __asan_report_load __ubsan_handle; do
     grep -q "$runtime_call" "$library" || { echo "$compiler built $library without $runtime_call"; exit 1; }
   done
