@@ -36,8 +36,8 @@ echo "$sources" > "$build/sources"
 
 export CC=$compiler CFLAGS=$checks  # for tests that compile kernels themselves
 # Without the safe path the sources here, which have other extensions beside them, would come first; the tests of
-# guard pages import each other in processes of their own.
-export LD_PRELOAD=$runtime PYTHONPATH=$PWD/$build/lib:$PWD/tests/unit/kernels PYTHONSAFEPATH=1 PYTHONMALLOC=malloc
+# guard pages import each other in processes of their own; bench is only here.
+export LD_PRELOAD=$runtime PYTHONPATH=$PWD/$build/lib:$PWD/tests/unit/kernels:$PWD PYTHONSAFEPATH=1 PYTHONMALLOC=malloc
 # handle_segv=0: the guard page tests expect the signal. Python frees little at exit, hence no leak check.
 export ASAN_OPTIONS=detect_leaks=0:handle_segv=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1
 where=$("$python" -c 'import npukernels, npusim._sim as s; print(npukernels.native_available(), npukernels.__file__, s.__file__)')
