@@ -28,7 +28,7 @@ from npusim.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 INSTRUCTION_THRESHOLD = 1.02
-_ENTRY = re.compile(r"^\s*([\d,]+) .*:_cffi_f_(npk_\w+)", re.MULTILINE)
+_ENTRY = re.compile(r"^\s*([\d,]+) .*:(?:_cffi_f_npk|npk_slots)_(\w+)", re.MULTILINE)
 
 
 def run(*command: str, cwd: Path = ROOT, env: dict[str, str] | None = None, limit_s: float = 900) -> str:
@@ -113,11 +113,20 @@ def judge(sides: list[dict[str, list[list[float]]]], threshold: float) -> regres
 def instructions(tree: Path, select: str | None, path: str) -> dict[str, int]:
     """Instructions executed inside each entry point of the C kernels, when every benchmark runs once."""
     out = tree / "ab-callgrind.out"
-    tool = ["valgrind", "--tool=callgrind", "--collect-atstart=no", "--toggle-collect=_cffi_f_npk_*"]
+    tool = [
+        "valgrind",
+        "--tool=callgrind",
+        "--collect-atstart=no",
+        "--toggle-collect=_cffi_f_npk_*",
+        "--toggle-collect=npk_slots_*",
+    ]
     command = [*tool, f"--callgrind-out-file={out}", *pytest_command(select, path, "--benchmark-disable")]
     run(*command, cwd=tree, env=environment(tree), limit_s=1800)
     listing = run("callgrind_annotate", "--inclusive=yes", "--threshold=100", str(out))
-    return {name: int(count.replace(",", "")) for count, name in _ENTRY.findall(listing)}
+    counts: dict[str, int] = {}
+    for count, name in _ENTRY.findall(listing):  # one line by way of cffi, one by way of a shortcut
+        counts[f"npk_{name}"] = counts.get(f"npk_{name}", 0) + int(count.replace(",", ""))
+    return counts
 
 
 def instruction_table(counts: list[dict[str, int]]) -> tuple[list[str], list[str]]:

@@ -49,13 +49,13 @@ def list_kernels(as_json: bool) -> None:
 
 @kernel.command()
 @click.argument("op")
-@click.argument("sizes", metavar="SIZE=N[,SIZE=N...]")
+@click.argument("sizes", nargs=-1, required=True, metavar="SIZE=N[,SIZE=N...]")
 @click.option("--dtype", default="fp32", show_default=True, metavar="NAME", help="Number format.")
 @click.option("--fill", default="uniform", show_default=True, metavar="NAME", help="How inputs are drawn (see list).")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="What they are drawn from.")
 @click.option("--out", required=True, metavar="CASE.npz", help="File to write.")
 @json_option
-def golden(op: str, sizes: str, dtype: str, fill: str, seed: int, out: str, as_json: bool) -> None:
+def golden(op: str, sizes: tuple[str, ...], dtype: str, fill: str, seed: int, out: str, as_json: bool) -> None:
     """Write a golden case of OP: inputs, expected output, and the largest error a correct kernel can make.
 
     For example: npusim kernel golden gemm m=64,n=64,k=64 --fill adversarial --out case.npz
@@ -65,7 +65,7 @@ def golden(op: str, sizes: str, dtype: str, fill: str, seed: int, out: str, as_j
 
     if not out.endswith(".npz"):
         raise InputError(Problem(f"{out!r} is no .npz file"[:200], "--out"))
-    case = npukernels.golden(op, dtype=dtype, fill=fill, seed=seed, **_sizes(sizes))
+    case = npukernels.golden(op, dtype=dtype, fill=fill, seed=seed, **_sizes(",".join(sizes)))
     case_files.save_case(case, out)
     shapes = [{"name": f"input{i}", "shape": list(x.shape), "dtype": x.dtype.name} for i, x in enumerate(case.inputs)]
     expected = {"name": "output", "shape": list(case.expected.shape), "dtype": case.out_dtype}

@@ -27,7 +27,7 @@ sources=$(cat csrc/*.py csrc/*/*.[ch] "$0" | sha256sum)
 [ "$(cat "$build/sources" 2>/dev/null)" = "$sources" ] || rm -rf "$build"
 CC=$compiler CFLAGS=$checks LDFLAGS=$checks LDSHARED="$compiler -shared" NPUSIM_OPTIMISATION=$optimisation \
   "$python" setup.py -q build --build-base "$build" --build-lib "$build/lib"
-for library in "$build"/lib/npukernels/_native*.so "$build"/lib/npusim/_sim*.so; do
+for library in "$build"/lib/npukernels/_{native,shortcut}*.so "$build"/lib/npusim/_sim*.so; do
   for runtime_call in __asan_report_load __ubsan_handle; do
     grep -q "$runtime_call" "$library" || { echo "$compiler built $library without $runtime_call"; exit 1; }
   done
@@ -36,8 +36,8 @@ echo "$sources" > "$build/sources"
 
 export CC=$compiler CFLAGS=$checks  # for tests that compile kernels themselves
 # Without the safe path the sources here, which have other extensions beside them, would come first; the tests of
-# guard pages import each other in processes of their own.
-export LD_PRELOAD=$runtime PYTHONPATH=$PWD/$build/lib:$PWD/tests/unit/kernels PYTHONSAFEPATH=1 PYTHONMALLOC=malloc
+# guard pages import each other in processes of their own; bench is only here.
+export LD_PRELOAD=$runtime PYTHONPATH=$PWD/$build/lib:$PWD/tests/unit/kernels:$PWD PYTHONSAFEPATH=1 PYTHONMALLOC=malloc
 # handle_segv=0: the guard page tests expect the signal. Python frees little at exit, hence no leak check.
 export ASAN_OPTIONS=detect_leaks=0:handle_segv=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1
 where=$("$python" -c 'import npukernels, npusim._sim as s; print(npukernels.native_available(), npukernels.__file__, s.__file__)')
