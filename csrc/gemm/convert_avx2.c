@@ -5,7 +5,7 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
-enum { AHEAD = 512, LINE = 16 }; /* floats */
+enum { AHEAD = 512, COLUMNS_AHEAD = 256, LINE = 16, PAGE = 1024 }; /* floats */
 
 #define TARGET __attribute__((target("avx2,fma,f16c")))
 
@@ -70,7 +70,16 @@ TARGET NPK_INLINE void eight_steps(const int rows, const float *a, int64_t rsa, 
         }
 }
 
-/* `groups` x 8 columns of C, each of whose chains runs down a line of B, for kc >= 8; a few chains hide the latency.
+/* The same for one step, reading nothing else. */
+TARGET NPK_INLINE void one_step(const int rows, const float *a, int64_t rsa, const float *x, int64_t ldb,
+                                __m256 acc[4]) {
+    __m256 step = _mm256_setr_ps(x[0], x[ldb], x[2 * ldb], x[3 * ldb], x[4 * ldb], x[5 * ldb], x[6 * ldb], x[7 * ldb]);
+    NPK_UNROLL
+    for (int i = 0; i < rows; i++)
+        acc[i] = _mm256_fmadd_ps(_mm256_set1_ps(a[i * rsa]), step, acc[i]);
+}
+
+/* `groups` x 8 columns of C, each of whose chains runs down a line of B; a few chains hide the latency.
  * Whole cache lines are read at once: lines of B may all share one set of the cache, where half a line would not
  * wait for its other half. */
 TARGET NPK_INLINE void columns(const int rows, const int groups, int64_t kc, const float *a, int64_t rsa,
@@ -82,6 +91,9 @@ TARGET NPK_INLINE void columns(const int rows, const int groups, int64_t kc, con
         for (int i = 0; i < rows; i++)
             acc[g][i] = _mm256_setzero_ps();
     int64_t p = 0, head = (int64_t)(-((uintptr_t)b / sizeof(float)) % LINE);
+    for (; kc < 8 && p < kc; p++)
+        for (int g = 0; g < groups; g++)
+            one_step(rows, a + p, rsa, b + g * 8 * ldb + p, ldb, acc[g]);
     for (int64_t end = npk_min(head, kc); p < end;) {
         int64_t from = npk_min(p, kc - 8), next = npk_min(from + 8, end);
         for (int g = 0; g < groups; g++)
@@ -93,8 +105,10 @@ TARGET NPK_INLINE void columns(const int rows, const int groups, int64_t kc, con
         for (int g = 0; g < groups; g++) {
             const float *lines = b + g * 8 * ldb + p;
             NPK_UNROLL
-            for (int line = 0; line < 8; line++) /* many short streams: the hardware prefetcher loses them */
-                __builtin_prefetch((const void *)((uintptr_t)(lines + line * ldb) + AHEAD * sizeof(float)), 0, 2);
+            for (int line = 0; line < 8; line++) { /* many short streams: the hardware prefetcher loses them */
+                uintptr_t next = (uintptr_t)(lines + line * ldb) + COLUMNS_AHEAD * sizeof(float);
+                __builtin_prefetch((const void *)next, 0, 2);
+            }
             eight_steps(rows, a + p, rsa, lines, ldb, 0, 8, acc[g]);
             eight_steps(rows, a + p + 8, rsa, lines + 8, ldb, 0, 8, acc[g]);
         }
@@ -116,10 +130,17 @@ TARGET NPK_INLINE void columns(const int rows, const int groups, int64_t kc, con
 
 TARGET int64_t gemm_columns_avx2(int rows, int64_t n, int64_t kc, const float *a, int64_t rsa, const float *b,
                                  int64_t ldb, float *c, int64_t rsc, bool add) {
-    int64_t j = 0, wide = 16;
-    for (; j + wide <= n; j += wide, b += wide * ldb, c += wide)
+    int64_t j = 0;
+    for (; j + 16 <= n; j += 16, b += 16 * ldb, c += 16)
         switch (rows) {
-        case 1: columns(1, 2, kc, a, rsa, b, ldb, c, rsc, add); break;
+        case 1:
+            if (ldb % PAGE == 0) { /* a set of L1 holds 8 lines */
+                columns(1, 1, kc, a, rsa, b, ldb, c, rsc, add);
+                columns(1, 1, kc, a, rsa, b + 8 * ldb, ldb, c + 8, rsc, add);
+            } else {
+                columns(1, 2, kc, a, rsa, b, ldb, c, rsc, add);
+            }
+            break;
         case 2: columns(2, 2, kc, a, rsa, b, ldb, c, rsc, add); break;
         case 3: columns(3, 2, kc, a, rsa, b, ldb, c, rsc, add); break;
         default: columns(4, 2, kc, a, rsa, b, ldb, c, rsc, add); break;
