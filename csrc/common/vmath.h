@@ -3,8 +3,8 @@
  * Included by vmath_generic.h, vmath_avx2.h or vmath_avx512.h, which define: TARGET, LANES, the types V and M
  * (mask), and v_set1, v_load, v_store, v_load_part(x, count, fill), v_store_part(x, v, count) for 0 < count <
  * LANES (no byte beyond is touched), v_stream (a store past the caches, 16-byte aligned) and
- * v_fence (which orders it), v_add, v_sub, v_mul, v_div, v_fma(a, b, c) = a b + c, v_fnma(a, b, c) = c - a b, v_min and v_max (the second operand when either is
- * NaN), v_less, v_above (greater or unordered), v_none (no lane of a mask), v_select(m, a, b) = m ? a : b, v_and,
+ * v_fence (which orders it), v_add, v_sub, v_mul, v_div, v_fma(a, b, c) = a b + c, v_fnma(a, b, c) = c - a b, v_min
+ * and v_max (the second operand when either is NaN), v_less, v_above (greater or unordered), v_none (no lane of a mask), v_select(m, a, b) = m ? a : b, v_and,
  * v_or, v_bits (an integer as a float), v_largest_of (of magnitudes; NaN counts as the largest), v_product_error(a, b,
  * p) = a b - p for the rounded product p, v_ldexp(x, n) = x 2^n rounded once for |n| <= 250, v_scale(x, n + V_MAGIC) =
  * x 2^n for normal results, and loads and stores of 16-bit formats.
@@ -12,8 +12,9 @@
  * Errors in units in the last place (ULP), limits that tests/unit/kernels/test_vmath.py holds them to against
  * float64, on samples by default and on all 2^32 arguments with NPUSIM_SOAK (subnormal results: units of 2^-149):
  *
- *   v_exp 1.1   v_exp_brief 2   v_tanh 2   v_sigmoid 2.5   v_silu 3   v_gelu 7
+ *   v_exp 1.1   v_tanh 2   v_sigmoid 2.5   v_silu 3   v_gelu 7
  *
+ * v_exp_brief: a relative error of 3.2 x 2^-24, of the 4 x 2^-24 that softmax's bound grants.
  * v_gelu_tanh: 4 + 3 |y| with y the argument of its exponential. All propagate NaN and take infinities to
  * their limits. Polynomials and the rational function were fitted here by Lawson's iteration (weighted least
  * squares tending to the minimax fit: Rice and Usow, Math. Comp. 22, 1968). */
@@ -94,7 +95,7 @@ TARGET NPK_INLINE V v_exp_far(V x) {
     return v_ldexp(e.m, v_sub(e.t, v_set1(V_MAGIC)));
 }
 
-/* exp with a term less, relative error of the fit 1.8 2^-24: for sums of exponentials. */
+/* exp with a term less, relative error of the fit 1.8 x 2^-24: for sums of exponentials. */
 #define V_NEAR_exp_brief V_NEAR_exp
 TARGET NPK_INLINE v_begun v_exp_brief_begin(V x) { return v_reduce(1.0f, x); }
 TARGET NPK_INLINE V v_exp_brief_end(V x, v_begun b) {
