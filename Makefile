@@ -32,7 +32,7 @@ sanitize: $(STAMP)
 	PYTHON=$(CURDIR)/$(BIN)/python tests/sanitize.sh clang
 
 emulated: $(STAMP)
-	PYTHON=$(CURDIR)/$(BIN)/python tests/emulated_cpu/run.sh tigerlake
+	PYTHON=$(CURDIR)/$(BIN)/python FEATURES=avx512vnni tests/emulated_cpu/run.sh corei3_cnl
 
 bench: $(STAMP)
 	$(BIN)/python -m pytest bench --benchmark-only --benchmark-autosave

@@ -3,7 +3,7 @@
 export ONLY_VARIANTS="$1"
 tests=tests/unit/kernels
 # conftest.py imports the simulator, which takes half a minute here. Some tests need a compiler, onnx or other cores.
-slow='adversarial or integer or realistic or threads or views or layout or every_fill or paged_cache or bad'
+slow='adversarial or integer or realistic or threads or views or layout or every_fill or paged_cache or bad or same_bits'
 absent='emulated or any_cpu or plain_c or onnx or promised'
 names=$(echo "$1" | sed 's/c-//g; s/ / or /g')
 status=0

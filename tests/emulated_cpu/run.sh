@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Runs a command of this tree inside Bochs, on an emulated CPU that need not be this machine's: AVX-512 and VNNI where
 # the hardware has none, or a CPU without AVX. See README.md.
-# usage: tests/emulated_cpu/run.sh MODEL [COMMAND]     e.g. tigerlake 'python -m pytest tests/unit/kernels/test_gemm.py'
+# usage: tests/emulated_cpu/run.sh MODEL [COMMAND]     e.g. corei7_skylake_x 'python -m pytest tests/unit/kernels'
 # PYTHON names the interpreter whose packages are taken along, LINUX a kernel image (vmlinuz) of a distribution, BOCHS
-# the emulator, DISPLAY_LIBRARY what it paints on, FEATURES what the model gets beyond what it has (Bochs 3: avx512vnni).
+# the emulator, DISPLAY_LIBRARY what it paints on, FEATURES what the model gets beyond what it has (Bochs 3: avx512vnni),
+# BOOT an option for Linux: noxsave takes AVX away, clearcpuid=avx512f AVX-512.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 model=${1:?usage: tests/emulated_cpu/run.sh MODEL [COMMAND]}
@@ -12,7 +13,7 @@ python=${PYTHON:-python3}
 bochs=${BOCHS:-bochs}
 linux=${LINUX:-$(ls -v /boot/vmlinuz-* 2>/dev/null | tail -1 || true)}
 here=tests/emulated_cpu
-job=$PWD/out/emulated-cpu/$model${FEATURES:+-$FEATURES}
+job=$PWD/out/emulated-cpu/$model${FEATURES:+-$FEATURES}${BOOT:+-$BOOT}
 
 missing() { echo "skipped: $1 is missing (Debian: apt-get install $2)"; exit 0; }
 command -v "$bochs" >/dev/null || missing bochs "bochs bochs-term bochsbios vgabios"
@@ -77,14 +78,14 @@ JOB
 # --- a bootable disc and the machine ------------------------------------------------------------------------------------
 cp "$linux" "$job/iso/linux"
 cp /usr/lib/ISOLINUX/isolinux.bin /usr/lib/syslinux/modules/bios/ldlinux.c32 "$job/iso/"
-cat > "$job/iso/isolinux.cfg" <<'BOOT'
+cat > "$job/iso/isolinux.cfg" <<END
 DEFAULT test
 PROMPT 0
 LABEL test
   KERNEL /linux
   INITRD /root
-  APPEND console=ttyS0,115200 quiet nokaslr mitigations=off lsm=capability nosmp lpj=1000000 lapic=notscdeadline
-BOOT
+  APPEND console=ttyS0,115200 quiet nokaslr mitigations=off lsm=capability nosmp lpj=1000000 ${BOOT:-}
+END
 genisoimage -quiet -R -b isolinux.bin -c boot.cat -no-emul-boot -boot-load-size 4 -boot-info-table -o "$job/disc.iso" "$job/iso"
 rm -rf "$job/iso" "$root"
 cat > "$job/bochsrc" <<MACHINE
