@@ -93,7 +93,8 @@ def _along(ops: list[Op], nodes: Array, high: int, shape: Shape, c: Constants) -
         return np.zeros(high + 1)
     documented, alone = _both(ops, shape, c)
     added = np.broadcast_to(np.asarray(documented) - np.asarray(alone), nodes.shape)
-    return np.interp(np.arange(high + 1), np.append(0, nodes), np.append(0.0, added))
+    dense: Array = np.interp(np.arange(high + 1), np.append(0, nodes), np.append(0.0, added))
+    return dense
 
 
 def _attention(step: Workload) -> list[Op]:
