@@ -50,7 +50,8 @@ _BENCHMARKS = {
 _OTHER_BOARDS = re.compile(r"MaxQ|NVL(?!\d)|PCIe(?!_48GB)|ESC8000A", re.IGNORECASE)  # other power limits or boards
 _MEMORY = re.compile(r"(\d{2,3})\s?GB", re.IGNORECASE)
 _COUNT = re.compile(r"[xX](\d{1,3})(?=[_\s]|$)|(?:^|[^0-9A-Za-z])(\d{1,3})[xX](?=[\s_]?[A-Za-z])")
-_SUBMITTED = ("nvfp4", "mxfp4", "fp8", "int8")  # formats of submissions, the smallest that a chip has
+# Formats of submissions by the rate a chip must have, the smallest first; NVIDIA's own goes before the common one.
+_SUBMITTED = (("fp4", "nvfp4"), ("fp8", "fp8"), ("int8", "int8"))
 _NEAR = 0.08  # of memory capacities (GB or GiB), beyond which a board is another one
 
 
@@ -218,7 +219,9 @@ def _result(row: Mapping[str, str]) -> Observation:
     if not (math.isfinite(value) and value > 0):
         raise InputError(Problem("MLPerf: no tokens per second"))
     rates = chip.peaks_flops_per_s
-    precision = next((fmt for fmt in _SUBMITTED if fmt in rates), "bf16")
+    precision = next((name for rate, name in _SUBMITTED if rate in rates), "bf16")
+    if precision == "nvfp4" and chip.vendor != "NVIDIA":
+        precision = "mxfp4"
     software = "trtllm" if chip.vendor == "NVIDIA" else None
     label = f"{chips} x {chip.name}"
     return Observation(chip, _model(_BENCHMARKS[benchmark]), precision, chips, value, software=software,
