@@ -26,6 +26,7 @@ _ENGINE_OPTIONS = (
     click.option("--routing", default="least-loaded", show_default=True, help="round-robin or least-loaded."),
     click.option("--no-chunking", is_flag=True, help="Do not split prompts over steps."),
     click.option("--speculate", metavar="DRAFT:ACCEPTED", help="Draft tokens, and tokens a decode emits on average."),
+    click.option("--draft-model", default="", metavar="MODEL", help="Who drafts them. Default: they cost nothing."),
 )
 
 
@@ -121,7 +122,7 @@ def _rules(given: dict[str, Any]) -> Any:
     names = ("max_tokens", "max_sequences", "block_tokens", "batching", "policy", "preemption", "routing")
     draft, accepted = (0.0, 1.0) if not given["speculate"] else _pair(given["speculate"], "--speculate", float)
     return Rules(**{name: given[name] for name in names}, chunked=not given["no_chunking"], draft_tokens=int(draft),
-                 accepted_tokens=accepted)  # fmt: skip
+                 accepted_tokens=accepted, draft_model=given["draft_model"])  # fmt: skip
 
 
 def _pair(text: str, option: str, kind: type = int) -> tuple[Any, Any]:

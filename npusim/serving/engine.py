@@ -49,6 +49,7 @@ class Rules:
         unit_tokens: tokens per prefix id of the prefix cache, a multiple of ``block_tokens``; 0: none.
         draft_tokens: speculative tokens that a decode verifies.
         accepted_tokens: tokens a decode then emits on average.
+        draft_model: catalog name or path of the model that drafts; empty: drafts cost nothing.
     """
 
     max_tokens: int = 2048
@@ -63,6 +64,7 @@ class Rules:
     unit_tokens: int = 0
     draft_tokens: int = 0
     accepted_tokens: float = 1.0
+    draft_model: str = ""
 
     def __post_init__(self) -> None:
         """Checks names and ranges."""
@@ -75,6 +77,8 @@ class Rules:
         for name, (low, high) in ranges.items():
             if not low <= getattr(self, name) <= high:
                 raise InputError(Problem(f"{getattr(self, name)}", name, allowed=f"{low} to {high}"))
+        if self.draft_model and not self.draft_tokens:
+            raise InputError(Problem("a model that drafts no tokens", "draft_model", hint="draft_tokens too"))
         if self.max_sequences > self.max_tokens:
             raise InputError(Problem("more sequences than tokens in a step", "max_sequences", allowed="max_tokens"))
         if self.unit_tokens % self.block_tokens:
