@@ -57,16 +57,22 @@ def weights_bytes(model: Model, fmt: Precision) -> float:
     return float(_bytes(matrices - tied_here, fmt.weights) + _bytes(vectors, NORM_FORMAT))
 
 
+def stage_share(model: Model, pp: int) -> float:
+    """Share of the layers in the fullest of ``pp`` stages."""
+    layers = sum(count for _, count in model.blocks)
+    return ceil_div(layers, pp) / layers if layers % pp else 1 / pp
+
+
 def weights_per_chip(model: Model, fmt: Precision, tp: int = 1, ep: int = 1, pp: int = 1) -> float:
-    """Bytes of the weights one chip holds: an even part of each layer and stage.
+    """Bytes of the weights a chip of the fullest stage holds: an even part of each of its layers.
 
     With ``ep`` > 1 its part of the routed experts, and 1/``tp`` of all else, which every attention group holds.
     """
     whole = weights_bytes(model, fmt)
     if ep == 1:
-        return whole / (tp * pp)
+        return whole / tp * stage_share(model, pp)
     routed = float(_bytes(sum(n * layer.ffn.routed_params(model.hidden) for layer, n in model.blocks), fmt.weights))
-    return ((whole - routed) / tp + routed / ep) / pp
+    return ((whole - routed) / tp + routed / ep) * stage_share(model, pp)
 
 
 def kv_width(layer: Layer, tp: int) -> int:
@@ -135,7 +141,7 @@ def footprint(
     """
     return Footprint(
         weights_per_chip(model, fmt, tp, ep, pp),
-        ceil_div(sequences, max(ep // tp, 1)) * kv_bytes(model, fmt, tokens, tp) / pp,
+        ceil_div(sequences, max(ep // tp, 1)) * kv_bytes(model, fmt, tokens, tp) * stage_share(model, pp),
         activation_bytes(model, fmt, chunk_tokens, tp, ep),
     )
 

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from npusim.errors import InputError, Problem
 
 if TYPE_CHECKING:
     from npusim.chip import Chip
     from npusim.serving.answer import Serving
-    from npusim.serving.fleet import Fleet
-    from npusim.serving.scenarios import ScenarioResult
 
 _ENGINE_OPTIONS = (
     click.option("--max-tokens", type=int, default=2048, show_default=True, help="New tokens of a step at most."),
-    click.option("--max-sequences", type=int, default=256, show_default=True, help="Sequences of a step at most."),
+    click.option(
+        "--max-sequences", type=int, help="Sequences of a step at most. Default: 256, or --max-tokens if less."
+    ),
     click.option("--block", "block_tokens", type=int, default=16, show_default=True, help="Tokens per cache block."),
     click.option("--batching", default="decode-first", show_default=True, help="decode-first or prefill-first."),
     click.option("--policy", default="fcfs", show_default=True, help="fcfs, priority, shortest or fair."),
@@ -89,9 +91,8 @@ def serve(
     """
     from npusim.cli import _chip
 
+    _check_options(context)
     hardware, rules = _chip(chip, overrides), _rules(given)
-    if given["imbalance_pct"] != 100 and (given["measured"] or given["scenario"] or given["fleet_pflops"] is not None):
-        raise InputError(Problem("an imbalance is asked of a load, not of these", "--imbalance"))
     if given["measured"]:
         from npusim.report import serving_measured
         from npusim.serving.measured import fit_requests
@@ -100,28 +101,83 @@ def serve(
                               fidelity=given["fidelity"], tp=given["tp"] or 1)  # fmt: skip
         click.echo(json.dumps(fitted.to_dict(), indent=1) if as_json else serving_measured.render(fitted))
         return
-    if given["scenario"]:
-        scored = _scenario(hardware, model, rules, given)
-        click.echo(json.dumps(scored.to_dict(), indent=1, allow_nan=False) if as_json else _scored(scored, hardware))
-        context.exit(1 if scored.verdicts else 0)
-    if given["fleet_pflops"] is not None:
-        bed = _fleet(hardware, model, rules, given)
-        click.echo(json.dumps(bed.to_dict(), indent=1, allow_nan=False) if as_json else _fleet_text(bed, hardware))
-        context.exit(1 if bed.verdicts else 0)
-    result = _serve(hardware, model, rules, given)
-    click.echo(_json(result) if as_json else _text(result, hardware))
-    for line in _seen(result, given):
+    ask = _scenario if given["scenario"] else _fleet if given["fleet_pflops"] is not None else _serve
+    answer = ask(hardware, model, rules, given)
+    click.echo(json.dumps(answer.data, indent=1, allow_nan=False) if as_json else answer.text)
+    for line in _seen(answer.run, given):
         click.echo(line, err=as_json)
-    if result.verdicts:
+    if answer.data["verdicts"]:
         context.exit(1)
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What is printed, and the run behind it."""
+
+    data: dict[str, Any]
+    text: str
+    run: Serving
+
+
+# -- options ---------------------------------------------------------------------------------------------------
+
+_SEEN = {"plot", "perfetto", "step"}
+_PLACED = {"chips", "pp", "ep"}
+_LOAD = {"slo", "imbalance_pct", "disaggregate", "find_rate", "arrivals", "requests"} | _PLACED | _SEEN
+_DRAWN = {"input_tokens", "output_tokens", "seed"}
+# What each question takes beside what all of them take; the first that is asked counts.
+_QUESTIONS = {
+    "measured": frozenset({"measured"}),
+    "scenario": frozenset({"scenario", "benchmark", "requests", "seed"} | _PLACED | _SEEN),
+    "fleet_pflops": frozenset({"fleet_pflops", "fleet_precision", "think_s", "rack_kw", "arrivals", "requests", "slo",
+                               "pp", "ep"} | _DRAWN | _SEEN),
+    "trace": frozenset({"trace", "skip_long"} | _LOAD),
+    "": frozenset({"users", "prefix"} | _LOAD | _DRAWN),
+}  # fmt: skip
+_ALWAYS = frozenset({"chip", "model", "overrides", "as_json", "precision", "fidelity", "tp", "speculate", "no_chunking",
+                     "draft_model", "max_tokens", "max_sequences", "block_tokens", "batching", "policy", "preemption",
+                     "routing"})  # fmt: skip
+
+
+def _check_options(context: click.Context) -> None:
+    """Refuses options that would do nothing: those that another question takes, and those that need a second one."""
+    flags = {param.name or "": param.opts[-1] for param in context.command.params}
+    on_line = {name for name in flags if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    given, question = context.params, next(name for name in _QUESTIONS if not name or name in on_line)
+    for name in sorted(on_line - _ALWAYS - _QUESTIONS[question]):
+        mode = f"with {flags[question]}" if question else "with drawn requests"
+        takers = [flags.get(other, "drawn requests") for other in _QUESTIONS if name in _QUESTIONS[other]]
+        hint = "ask one question at a time" if name in _QUESTIONS else f"it belongs to {' and '.join(takers)}"
+        raise InputError(Problem(f"has no effect {mode}", flags[name], hint=hint))
+    if question == "trace" and "arrivals" in on_line and not given["arrivals"].startswith("closed"):
+        what = f"{given['arrivals'][:40]!r}: a trace brings its own times"
+        raise InputError(Problem(what, "--arrivals", allowed="closed:N, which keeps N of its requests in flight"))
+    if "users" in on_line and given["policy"] != "fair":
+        raise InputError(Problem("users differ in nothing but their share", "--users", hint="give --policy fair too"))
+    if given["policy"] == "fair" and question != "trace" and given["users"] < 2:
+        raise InputError(
+            Problem("'fair' needs users", "--policy", hint="give --users N, or a --trace with a column user")
+        )
+    if given["policy"] == "priority" and question != "trace":
+        raise InputError(
+            Problem("'priority' needs priorities", "--policy", hint="give a --trace with a column priority")
+        )
+    if given["step"] is not None and not given["perfetto"]:
+        raise InputError(Problem("a step's timeline goes into a trace", "--step", hint="give --perfetto FILE too"))
+    if given["plot"] and not given["plot"].endswith((".html", ".svg")):
+        raise InputError(Problem(f"{given['plot'][:60]!r}", "--plot", allowed="a file that ends in .html or .svg"))
 
 
 def _rules(given: dict[str, Any]) -> Any:
     from npusim.serving.engine import Rules
 
-    names = ("max_tokens", "max_sequences", "block_tokens", "batching", "policy", "preemption", "routing")
+    names = ("max_tokens", "block_tokens", "batching", "policy", "preemption", "routing")
     draft, accepted = (0.0, 1.0) if not given["speculate"] else _pair(given["speculate"], "--speculate", float)
-    return Rules(**{name: given[name] for name in names}, chunked=not given["no_chunking"], draft_tokens=int(draft),
+    if given["speculate"] and draft < 1:
+        raise InputError(Problem(f"{given['speculate'][:40]!r} drafts nothing", "--speculate", allowed="1:1 to 64:65"))
+    most = given["max_sequences"] if given["max_sequences"] is not None else min(256, max(given["max_tokens"], 1))
+    named = {name: given[name] for name in names}
+    return Rules(**named, max_sequences=most, chunked=not given["no_chunking"], draft_tokens=int(draft),
                  accepted_tokens=accepted, draft_model=given["draft_model"])  # fmt: skip
 
 
@@ -135,86 +191,89 @@ def _pair(text: str, option: str, kind: type = int) -> tuple[Any, Any]:
 def _chips(chips: str) -> int | str:
     if chips == "auto":
         return chips
-    if not re.fullmatch(r"[0-9]{1,6}", chips):
-        raise InputError(Problem(f"{chips[:40]!r}", "--chips", allowed="a number, or auto"))
+    if not re.fullmatch(r"[0-9]{1,5}", chips) or not 1 <= int(chips) <= 65536:
+        raise InputError(Problem(f"{chips[:40]!r}", "--chips", allowed="1 to 65536, or auto"))
     return int(chips)
 
 
-def _scenario(hardware: Chip, model: str, rules: Any, given: dict[str, Any]) -> ScenarioResult:
+def _prefix(given: dict[str, Any]) -> tuple[int, int] | None:
+    if given["prefix"] is None:
+        return None
+    groups, tokens = _pair(given["prefix"], "--prefix")
+    block = given["block_tokens"]
+    if groups < 1 or tokens < block:
+        raise InputError(Problem(f"{given['prefix']!r} shares nothing", "--prefix",
+                                 allowed=f"1 group or more, and at least a block of {block} tokens"))  # fmt: skip
+    return groups, tokens
+
+
+# -- questions -------------------------------------------------------------------------------------------------
+
+
+def _scenario(hardware: Chip, model: str, rules: Any, given: dict[str, Any]) -> _Answer:
+    from npusim.report import serving_scenario
     from npusim.serving.scenarios import scenario
 
-    for option in ("trace", "slo", "prefix", "disaggregate", "plot", "perfetto"):
-        if given[option]:
-            raise InputError(Problem("a scenario brings its own requests and limits", f"--{option}"))
-    return scenario(
+    scored = scenario(
         hardware, model, given["scenario"].lower().replace("-", ""), benchmark=given["benchmark"],
         chips=_chips(given["chips"]), tp=given["tp"], pp=given["pp"], ep=given["ep"], precision=given["precision"],
         fidelity=given["fidelity"], rules=rules, samples=given["requests"], seed=given["seed"],
+        keep=_wants_records(given), log=_wants_steps(given),
     )  # fmt: skip
+    run, text = _run(scored.serving, hardware)
+    data = {**scored.to_dict(), "serving": run}
+    return _Answer(data, serving_scenario.render(data, text), scored.serving)
 
 
-def _fleet(hardware: Chip, model: str, rules: Any, given: dict[str, Any]) -> Fleet:
+def _fleet(hardware: Chip, model: str, rules: Any, given: dict[str, Any]) -> _Answer:
+    from npusim.report import serving_fleet
     from npusim.serving.fleet import Rooms, fleet
 
-    for option in ("trace", "prefix", "disaggregate", "plot", "perfetto"):
-        if given[option]:
-            raise InputError(Problem("a fleet is asked with drawn requests", f"--{option}"))
-    return fleet(
+    bed = fleet(
         hardware, model, given["fleet_pflops"], fmt=given["fleet_precision"], input=given["input_tokens"],
         output=given["output_tokens"], rules=rules, think_s=given["think_s"], rooms=Rooms(1e3 * given["rack_kw"]),
+        keep=_wants_records(given), log=_wants_steps(given),
         **{name: given[name] for name in ("arrivals", "requests", "seed", "slo", "tp", "pp", "ep", "precision",
                                           "fidelity")},
     )  # fmt: skip
+    run, text = _run(bed.serving, hardware)
+    data = {**bed.to_dict(), "replica": run}
+    return _Answer(data, serving_fleet.render(data, text), bed.serving)
 
 
-def _fleet_text(bed: Fleet, hardware: Chip) -> str:
-    from npusim.report import serving_fleet
-
-    return serving_fleet.render(bed.to_dict(), _text(bed.serving, hardware))
-
-
-def _scored(scored: ScenarioResult, hardware: Chip) -> str:
-    from npusim.report import serving_scenario
-
-    return serving_scenario.render(scored.to_dict(), _text(scored.serving, hardware))
-
-
-def _serve(hardware: Chip, model: str, rules: Any, given: dict[str, Any]) -> Serving:
+def _serve(hardware: Chip, model: str, rules: Any, given: dict[str, Any]) -> _Answer:
     from npusim.serving.answer import serve as ask
 
-    chips = _chips(given["chips"])
-    names = (
-        "arrivals",
-        "trace",
-        "requests",
-        "seed",
-        "slo",
-        "tp",
-        "pp",
-        "ep",
-        "precision",
-        "fidelity",
-        "users",
-        "find_rate",
-        "skip_long",
-        "imbalance_pct",
-    )
-    split, prefix = given["disaggregate"], given["prefix"]
-    return ask(
+    names = ("arrivals", "trace", "requests", "seed", "slo", "tp", "pp", "ep", "precision", "fidelity", "users",
+             "find_rate", "skip_long", "imbalance_pct")  # fmt: skip
+    split = given["disaggregate"]
+    result = ask(
         hardware, model, **{name: given[name] for name in names}, input=given["input_tokens"],
-        output=given["output_tokens"], chips=chips, rules=rules,
-        disaggregate=_pair(split, "--disaggregate") if split else None,
-        prefix=_pair(prefix, "--prefix") if prefix else None,
-        keep=_wants_pictures(given), log=_wants_pictures(given),
+        output=given["output_tokens"], chips=_chips(given["chips"]), rules=rules,
+        disaggregate=_pair(split, "--disaggregate") if split else None, prefix=_prefix(given),
+        keep=_wants_records(given), log=_wants_steps(given),
     )  # fmt: skip
+    run, text = _run(result, hardware)
+    series = {name: values.tolist() for name, values in result.over_time().items()}
+    return _Answer({**run, "over_time": series}, text, result)
 
 
-def _wants_pictures(given: dict[str, Any]) -> bool:
-    if given["step"] is not None and not given["perfetto"]:
-        raise InputError(Problem("a step's timeline goes into a trace", "--step", hint="give --perfetto FILE too"))
-    if given["plot"] and not given["plot"].endswith((".html", ".svg")):
-        raise InputError(Problem(f"{given['plot'][:60]!r}", "--plot", allowed="a file that ends in .html or .svg"))
+def _wants_records(given: dict[str, Any]) -> bool:
     return bool(given["plot"] or given["perfetto"])
+
+
+def _wants_steps(given: dict[str, Any]) -> bool:
+    return bool(given["perfetto"])
+
+
+def _run(result: Serving, hardware: Chip) -> tuple[dict[str, Any], str]:
+    """One run as a JSON object and as text."""
+    from npusim.kperf_suite import chip_notes
+    from npusim.report import serving_text
+    from npusim.serving.limits import limits_of
+
+    data = {**result.to_dict(), "limits": limits_of(result).to_dict()}
+    return data, serving_text.render(data, result.over_time(), chip_notes(hardware, result.case.fidelity))
 
 
 def _seen(result: Serving, given: dict[str, Any]) -> list[str]:
@@ -233,15 +292,3 @@ def _seen(result: Serving, given: dict[str, Any]) -> list[str]:
         count = serving_trace.write(result, given["perfetto"], given["step"])
         written.append(f"wrote {given['perfetto']}: {count} events")
     return written
-
-
-def _json(result: Serving) -> str:
-    series = {name: values.tolist() for name, values in result.over_time().items()}
-    return json.dumps({**result.to_dict(), "over_time": series}, indent=1, allow_nan=False)
-
-
-def _text(result: Serving, hardware: Chip) -> str:
-    from npusim.kperf_suite import chip_notes
-    from npusim.report import serving_text
-
-    return serving_text.render(result.to_dict(), result.over_time(), chip_notes(hardware, result.case.fidelity))

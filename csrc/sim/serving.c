@@ -8,7 +8,7 @@
 #include "csrc/sim/serving_state.h"
 
 enum { STEP_ENDS, TRANSFER_ENDS };
-enum { RUNNING, WAITING, BLOCKS, BUSY, TOKENS, JOULES };
+enum { RUNNING, WAITING, BLOCKS, BUSY, TOKENS, JOULES, STEPS, DECODES, PROMPTS, NEW_TOKENS, PROMPT_TOKENS };
 static const double OUTPUT_WEIGHT = 2; /* of a token made against a token read, for fairness */
 
 /* ---- moments ---------------------------------------------------------------------------------------------------- */
@@ -51,7 +51,7 @@ static moment moment_pop(nps_serving *s) {
 
 static void fold_series(nps_serving *s) {
     for (int64_t i = 0; i < NPS_SERIES_BINS; i++)
-        for (int64_t k = 0; k < SERIES_COLUMNS; k++)
+        for (int64_t k = 0; k < NPS_SERIES_COLUMNS; k++)
             s->series[i][k] = 2 * i + 1 < NPS_SERIES_BINS ? s->series[2 * i][k] + s->series[2 * i + 1][k] : 0;
     s->totals.bin_s *= 2;
 }
@@ -257,6 +257,29 @@ static void log_step(nps_serving *s, engine *e, const step_price *p, double end)
     }
 }
 
+/* What the step is made of, and what kept others out of it. */
+static void count_step(nps_serving *s, const engine *e, const step_price *p, double end) {
+    nps_serving_totals *t = &s->totals;
+    const double seconds = end - t->now;
+    double *bin = s->series[bin_of(s, t->now)];
+    t->steps++;
+    t->sequence_steps += (double)(p->prefills + p->decodes);
+    bin[STEPS]++;
+    bin[DECODES] += (double)p->decodes;
+    bin[PROMPTS] += (double)p->prefills;
+    bin[NEW_TOKENS] += (double)p->tokens;
+    bin[PROMPT_TOKENS] += (double)p->prompt_tokens;
+    t->decodes += p->decodes;
+    if (p->prefills) {
+        t->prompt_steps++;
+        t->prompt_step_decodes += p->decodes;
+        t->prompt_steps_s += seconds;
+    }
+    if (e->full == FULL_SEQUENCES) t->full_sequences_s += seconds;
+    if (e->full == FULL_TOKENS) t->full_tokens_s += seconds;
+    if (e->full == FULL_BLOCKS) t->full_blocks_s += seconds;
+}
+
 /* The engine looks at what has come since its last step began. */
 static void mark_seen(nps_serving *s, engine *e) {
     for (int64_t i = 0; i < e->fresh.count; i++) {
@@ -272,7 +295,7 @@ static double step_end(nps_serving *s, const engine *e, double seconds) {
     double *free_at = s->stage_free + (e - s->engines) / s->c.stages * s->c.stages, time = s->totals.now;
     for (int64_t i = 0; i < s->c.stages; i++) {
         if (free_at[i] > time) time = free_at[i];
-        free_at[i] = time += seconds / (double)s->c.stages;
+        free_at[i] = time += seconds * s->c.stage_share;
     }
     return time;
 }
@@ -289,13 +312,12 @@ static void start_step(nps_serving *s, engine *e) {
     step_price p = price_step(s, e);
     double end = step_end(s, e, p.seconds);
     log_step(s, e, &p, end);
+    count_step(s, e, &p, end);
     e->busy = 1;
     s->busy_total++;
     e->step_joules = p.joules;
     e->swapped_blocks = 0;
     e->step++;
-    s->totals.steps++;
-    s->totals.sequence_steps += (double)(p.prefills + p.decodes);
     moment_push(s, end, STEP_ENDS, (int32_t)(e - s->engines));
 }
 

@@ -4,7 +4,7 @@
  * and those that wait when the step begins, and it takes what the step table says. Requests are pushed in chunks in
  * the order of their arrival and leave as records, so memory grows with the requests in flight, not with all of them.
  * What happens at one moment happens together: ends of transfers and steps, then arrivals, then new steps by engine.
- * A step of a pipeline passes equal stages, each of which serves one batch after the other in the order of their start.
+ * A step of a pipeline passes its stages, each of which serves one batch after the other in the order of their start.
  * All times are seconds. */
 #ifndef NPS_SERVING_H
 #define NPS_SERVING_H
@@ -21,7 +21,7 @@ enum { NPS_ROLE_MIXED, NPS_ROLE_PREFILL, NPS_ROLE_DECODE };
 /* What nps_serving_run returns when it stops: all requests served, more requests wanted, a buffer to empty. */
 enum { NPS_SERVING_DONE, NPS_SERVING_WANTS_REQUESTS, NPS_SERVING_SINK_FULL };
 enum { NPS_SERVING_NO_MEMORY = -1, NPS_SERVING_BAD_ARGUMENT = -2, NPS_SERVING_STUCK = -3 };
-enum { NPS_SERIES_BINS = 512, NPS_GAP_BINS = 4608 };
+enum { NPS_SERIES_BINS = 512, NPS_SERIES_COLUMNS = 11, NPS_GAP_BINS = 4608 };
 
 /* Seconds and dynamic joules of a step, in pairs. Tables over tokens and rows are dense. That of decodes has both ends
  * of intervals that begin at integers of at most seven significant bits, because time goes up by steps where blocks of
@@ -54,6 +54,7 @@ typedef struct {
     int64_t concurrency;              /* closed loop of that many requests; 0: arrivals as pushed */
     int64_t draft_tokens;             /* speculative tokens a decode verifies */
     int64_t stages;                   /* so many engines after one another are the batches of one pipeline of as many stages */
+    double stage_share;               /* of a step's time that its longest stage takes; every stage counts as that long */
     int64_t window;                   /* tokens that layers with a sliding window see, 0: none has one */
     int64_t window_parts, cache_parts; /* share of the cache of a token that lies in such layers; < 2^20 */
     double accepted_tokens;           /* tokens a decode emits on average, 1 ... 1 + draft_tokens */
@@ -80,6 +81,12 @@ typedef struct {
     int64_t live, most_live, blocks_used, blocks_counted, blocks_cached, blocks_unused, blocks_total, waiting, running;
     double now, busy_s, joules, in_system_s, waiting_s, running_s, block_s, transfer_s, bin_s, last_arrival;
     double sequence_steps, gap_s;
+    /* Seconds of steps that left somebody waiting, by what kept the first of them out: the sequences of a step, its
+     * tokens, or blocks of the cache. */
+    double full_sequences_s, full_tokens_s, full_blocks_s;
+    /* Steps with a prompt in them: how many, their decodes, their seconds; and decodes of all steps. */
+    int64_t prompt_steps, prompt_step_decodes, decodes;
+    double prompt_steps_s;
 } nps_serving_totals;
 
 typedef struct nps_serving nps_serving;
@@ -97,8 +104,9 @@ int nps_serving_run(nps_serving *s);
 /* How many entries each buffer holds; empties them. */
 void nps_serving_drain(nps_serving *s, void *three_counts);
 void nps_serving_totals_of(const nps_serving *s, nps_serving_totals *totals);
-/* Integrals per bin: double [NPS_SERIES_BINS][6] of running, waiting, blocks, busy engines (each times seconds), output
- * tokens and joules; int64 [NPS_GAP_BINS] counts of gaps between tokens. */
+/* Sums per bin: double [NPS_SERIES_BINS][NPS_SERIES_COLUMNS] of running, waiting, blocks, busy engines (each times
+ * seconds), output tokens and joules of steps that ended, steps that began, their decodes, prompts, new tokens and those
+ * of prompts; int64 [NPS_GAP_BINS] counts of gaps between tokens. */
 void nps_serving_series(const nps_serving *s, void *series, void *gaps);
 /* Seconds and joules of one step, for tests: pairs of new and past tokens of prompts, past tokens of decodes. */
 void nps_serving_price(const nps_step_table *t, int64_t prefills, const void *new_tokens, const void *past,

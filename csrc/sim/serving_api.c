@@ -16,7 +16,7 @@ static int valid(const nps_serving_config *c, const nps_step_table *t) {
            c->max_sequences <= c->max_tokens && c->blocks > 0 && c->blocks < (int64_t)1 << 40 && c->decode_blocks >= 0 && c->block_tokens > 0 &&
            c->users > 0 && c->unit_tokens >= 0 && c->unit_tokens % c->block_tokens == 0 && c->concurrency >= 0 &&
            c->draft_tokens >= 0 && c->accepted_tokens >= 1 && c->bin_s > 0 &&
-           c->stages > 0 && c->engines % c->stages == 0 && c->prefill_engines % c->stages == 0 && c->window >= 0 &&
+           c->stages > 0 && c->stage_share > 0 && c->stage_share <= 1 && c->engines % c->stages == 0 && c->prefill_engines % c->stages == 0 && c->window >= 0 &&
            c->cache_parts > 0 && c->cache_parts < 1 << 20 && c->window_parts >= 0 &&
            c->window_parts <= c->cache_parts && !(c->window && c->unit_tokens) &&
            (!c->prefill_engines || c->transfer_bytes_per_s > 0) && t->tokens >= c->max_tokens &&

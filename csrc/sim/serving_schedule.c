@@ -42,7 +42,6 @@ int wait_push(nps_serving *s, engine *e, int32_t slot) {
 
 /* The line whose first request is next: the user's who was served least. */
 static slot_list *next_line(const nps_serving *s, engine *e) {
-    if (!e->waiting_count) return NULL;
     if (s->c.policy != NPS_POLICY_FAIR) return e->waiting;
     int64_t best = -1;
     for (int64_t u = 0; u < s->c.users; u++)
@@ -131,18 +130,18 @@ static int serve_running(nps_serving *s, engine *e, int kinds, int64_t *budget) 
 
 /* ---- admission -------------------------------------------------------------------------------------------------- */
 
-/* Admits the request if its tokens and blocks are there. */
-static int admit(nps_serving *s, engine *e, int32_t slot, slot_list *line, int64_t *budget) {
+/* Admits the request if its tokens and blocks are there; otherwise says which are not. */
+static int32_t admit(nps_serving *s, engine *e, int32_t slot, slot_list *line, int64_t *budget) {
     request *r = &s->requests[slot];
     int64_t idle = 0, units = r->computed || r->swapped ? 0 : prefix_find(s, e, r, &idle);
     int64_t start = r->swapped ? r->swapped : r->computed ? r->computed : units * s->c.unit_tokens;
     int64_t all = r->input + r->generated, need = all - start;
     int64_t n = need < *budget ? need : *budget;
-    if (n < need && !s->c.chunked && *budget < s->c.max_tokens) return 0;
+    if (n < need && !s->c.chunked && *budget < s->c.max_tokens) return FULL_TOKENS;
     int64_t tokens = s->c.reserve_prompt ? all : start + n, fresh = tokens - start;
     if (fresh > s->c.max_tokens) fresh = s->c.max_tokens; /* of its last step */
     int64_t blocks = blocks_held(&s->c, tokens, fresh) - units * e->unit_blocks;
-    if (blocks > blocks_free(e) - idle) return 0;
+    if (blocks > blocks_free(e) - idle) return FULL_BLOCKS;
     wait_pop(s, e, line);
     if (!prefix_take(s, e, r, units) || !list_add(&e->running, slot)) s->failed = NPS_SERVING_NO_MEMORY;
     r->computed = start;
@@ -158,21 +157,27 @@ static int admit(nps_serving *s, engine *e, int32_t slot, slot_list *line, int64
         e->served[s->c.policy == NPS_POLICY_FAIR ? r->user : 0] += (double)r->input;
     }
     s->totals.cached_tokens += units * s->c.unit_tokens;
-    return 1;
+    return FULL_NOTHING;
 }
 
-static void admit_waiting(nps_serving *s, engine *e, int64_t *budget) {
-    slot_list *line;
-    while (*budget > 0 && e->running.count < s->c.max_sequences && (line = next_line(s, e)))
-        if (!admit(s, e, line->slots[0], line, budget)) return;
+/* Admits in the order of the policy; what keeps the first of those out who still wait then. */
+static int32_t admit_waiting(nps_serving *s, engine *e, int64_t *budget) {
+    while (e->waiting_count) {
+        if (e->running.count >= s->c.max_sequences) return FULL_SEQUENCES;
+        if (*budget <= 0) return FULL_TOKENS;
+        slot_list *line = next_line(s, e);
+        int32_t full = admit(s, e, line->slots[0], line, budget);
+        if (full) return full;
+    }
+    return FULL_NOTHING;
 }
 
 int64_t schedule(nps_serving *s, engine *e) {
     int64_t budget = s->c.max_tokens;
     if (s->c.batching == NPS_BATCH_DECODE_FIRST) {
-        if (!serve_running(s, e, PROMPTS | DECODES, &budget)) admit_waiting(s, e, &budget);
+        e->full = serve_running(s, e, PROMPTS | DECODES, &budget) ? FULL_BLOCKS : admit_waiting(s, e, &budget);
     } else {
-        if (!serve_running(s, e, PROMPTS, &budget)) admit_waiting(s, e, &budget);
+        e->full = serve_running(s, e, PROMPTS, &budget) ? FULL_BLOCKS : admit_waiting(s, e, &budget);
         if (budget == s->c.max_tokens) serve_running(s, e, DECODES, &budget);
     }
     int64_t served = 0;

@@ -4,7 +4,8 @@
 
 #include "csrc/sim/serving.h"
 
-enum { SERIES_COLUMNS = 6 };
+/* What keeps requests waiting when a step begins. */
+enum { FULL_NOTHING, FULL_SEQUENCES, FULL_TOKENS, FULL_BLOCKS };
 
 typedef struct {
     int64_t id, user, input, output;
@@ -41,7 +42,7 @@ typedef struct {
 
 typedef struct {
     const nps_step_table *table;
-    int32_t role, busy;
+    int32_t role, busy, full; /* full: FULL_ of the step that runs */
     slot_list running, fresh; /* fresh: came since the last step began */
     slot_list *waiting;   /* one heap, or one per user */
     double *served;       /* fair policy: tokens served by user */
@@ -85,7 +86,7 @@ struct nps_serving {
     nps_serving_share *shares;
     int64_t record_count, record_room, step_count, step_room, share_count, share_room;
     nps_serving_totals totals;
-    double series[NPS_SERIES_BINS][SERIES_COLUMNS];
+    double series[NPS_SERIES_BINS][NPS_SERIES_COLUMNS];
     int64_t gaps[NPS_GAP_BINS];
     int32_t failed; /* a status below 0 once something went wrong */
 };

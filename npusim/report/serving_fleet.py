@@ -18,18 +18,21 @@ def render(data: Mapping[str, Any], serving: str) -> str:
     """
     replica, number = data["replica"], format.number
     spare = f", {data['spare_chips']} chips spare" if data["spare_chips"] else ""
-    limits = ", ".join(f"{key} {value:g}" for key, value in (replica["slo"] or {}).items()) or "no limits"
+    slo = replica["slo"] or {}
+    limits = ", ".join(f"{key.removesuffix('_s').upper()} {1e3 * slo[key]:g} ms" for key in slo if key != "attainment")
+    held = f"{slo['attainment']:.4g} of them within {limits}" if slo else "without limits"
     shape = f"tp {data['tp']}, pp {data['pp']}" if data["pp"] > 1 else f"tp {data['tp']}"
     lines = [
         f"{units.show(data['fleet_flops_per_s'], 'FLOP/s', 4)} ({data['fleet_precision']}, dense) of {replica['chip']} "
         f"serving {replica['model']} ({replica['precision']})",
+        *(f"VERDICT: {text}" for text in data["verdicts"]),
         "",
         f"chips        {data['chips']} at {units.show(data['chip_peak_flops_per_s'], 'FLOP/s', 4)} each: "
         f"{data['replicas']} replicas of {data['chips_per_replica']} ({shape}){spare}",
         f"users        {number(data['users'])} with {data['think_s']:g} s between an answer and the next request; "
         f"{number(data['requests_in_flight'])} requests in flight",
-        f"load         {number(data['requests_per_s'])} requests/s, {number(data['tokens_per_s'])} output tokens/s "
-        f"within {limits}",
+        f"load         {number(data['requests_per_s'])} requests/s, {number(data['tokens_per_s'])} output tokens/s, "
+        f"{held}",
     ]
     if data["chips_w"] is not None:
         lines.append(
@@ -39,5 +42,4 @@ def render(data: Mapping[str, Any], serving: str) -> str:
     if data["racks"] is not None:
         lines.append(f"racks        {data['racks']} of {data['rack_w'] / 1e3:g} kW (assumed), filled at the chips' TDP")
     lines += ["", "One replica:", serving, "note: replicas share nothing and are loaded evenly (assumed)."]
-    lines += [f"VERDICT: {text}" for text in data["verdicts"]]
     return "\n".join(lines)

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from npusim.report.plots import Entry, Point, Series, draw_legend, legend_height, lines
+from npusim.report.serving_text import answer
 from npusim.report.svg import Canvas, Plot, Scale, asset, compact, escape
 from npusim.serving.answer import PROBE_REQUESTS, Serving, at_rate, sustainable_rate
+from npusim.serving.engine import SERIES
+from npusim.serving.limits import limits_of
 
 SHOWN = 60  # requests of the Gantt chart
 SIZE = (820.0, 260.0)
-BINS = 240
 LOADS = (0.1, 0.25, 0.4, 0.55, 0.7, 0.8, 0.87, 0.93, 0.97)  # of the sustainable rate
 _PARTS = (("waiting", "arrival", "admitted", 4), ("prompt", "admitted", "first", 0), ("decoding", "first", "last", 1))
 
@@ -29,7 +31,7 @@ class Figure:
 
 
 def figures(serving: Serving, curves: bool = True) -> list[Figure]:
-    """The figures of a run that kept its records and its log; ``curves`` runs other loads too."""
+    """The figures of a run that kept its records; ``curves`` runs other loads too."""
     found = [
         Figure("Requests", gantt(serving), f"The {SHOWN} requests in the middle of the run, or all, by arrival."),
         Figure("Batches", batches(serving, tokens=False), "Sequences of a step; mean of the steps of each moment."),
@@ -49,27 +51,30 @@ def document(serving: Serving, curves: bool = True) -> str:
     title = f"{c.model.name} ({c.precision}) on {c.place.chips} x {c.chip.name}"
     t = serving.run.totals
     sub = f"{int(t['finished'])} requests in {t['now']:.4g} s, {int(t['steps'])} steps priced at {c.fidelity}"
+    data = {**serving.to_dict(), "limits": limits_of(serving).to_dict()}
+    said = "".join(f"<p>{escape(line)}</p>" for line in answer(data))
     body = "".join(
         f"<figure><h4>{escape(one.title)}</h4>{one.chart}<figcaption>{escape(one.caption)}</figcaption></figure>"
         for one in figures(serving, curves)
     )
     style = "\n".join(map(asset, ("colours.css", "chart.css", "page.css")))
-    own = "body{max-width:900px;margin:1.5rem auto;padding:0 1rem} figure{margin:1.2rem 0} .chart{max-width:none}"
+    own = "body{max-width:900px;margin:1.5rem auto;padding:0 1rem} figure{margin:1.2rem 0}  .chart{max-width:none}"
+    own += " body>p{margin:.3rem 0}"
     return (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
             f'<meta name="viewport" content="width=device-width"><style>{style}{own}</style></head><body>'
-            f'<h1>{escape(title)}</h1><p class="sub">{escape(sub)}</p>{body}</body></html>\n')  # fmt: skip
+            f'<h1>{escape(title)}</h1><p class="sub">{escape(sub)}</p>{said}{body}</body></html>\n')  # fmt: skip
 
 
 def drawing(serving: Serving) -> str:
-    """The Gantt chart, the batches and the cache under each other as one SVG file."""
+    """The figures under each other as one SVG file."""
     parts, y = [], 0.0
-    for one in figures(serving, curves=False):
+    for one in figures(serving):
         height = float(one.chart.split('viewBox="0 0 ')[1].split('"')[0].split()[1])
         placed = f'<svg x="0" y="{y:g}" width="{SIZE[0]:g}" height="{height:g}" '
         parts.append(one.chart.replace("<svg ", placed, 1))
         y += height + 12
     canvas = Canvas(SIZE[0], y, parts)
-    return canvas.document("Requests, batches and cache of a serving run")
+    return canvas.document("Requests, batches, cache and latencies of a serving run")
 
 
 # -- charts ----------------------------------------------------------------------------------------------------
@@ -111,14 +116,15 @@ def _seconds(canvas: Canvas, x: Scale, top: float, bottom: float) -> None:
 
 def batches(serving: Serving, tokens: bool) -> str:
     """What a step is made of over time, stacked: decodes and prompts, in sequences or in tokens."""
-    steps = serving.run.steps
-    edges = np.linspace(0.0, float(steps["end"].max()), BINS + 1)
-    which = np.clip(np.searchsorted(edges, steps["start"], side="right") - 1, 0, BINS - 1)
-    count = np.maximum(np.bincount(which, minlength=BINS), 1)
-    parts = steps["decodes"], steps["prefills"]
+    edges = _edges(serving)
+    sums = dict(zip(SERIES, serving.run.series[: len(edges) - 1].T, strict=True))
+    parts = sums["decodes"], sums["prompts"]
     if tokens:
-        parts = steps["tokens"] - steps["prompt_tokens"], steps["prompt_tokens"]
-    decode, prompt = (np.bincount(which, part, BINS) / count for part in parts)
+        parts = sums["new_tokens"] - sums["prompt_tokens"], sums["prompt_tokens"]
+    # No step begins in the bins that a long one covers: they show that one.
+    begun = np.maximum.accumulate(np.where(sums["steps"] > 0, np.arange(len(edges) - 1), 0))
+    shown = np.where((sums["steps"] > 0) | (sums["busy"] > 0), begun, -1)
+    decode, prompt = (np.where(shown >= 0, part[shown] / np.maximum(sums["steps"][shown], 1), 0.0) for part in parts)
     unit = "tokens" if tokens else "sequences"
     layers = [("decodes", decode, 1), ("prompts", prompt, 0)]
     return _stacked(edges, layers, f"{unit} of a step", f"Decodes and prompts of a step over time, in {unit}")
@@ -172,8 +178,7 @@ def latency_curves(serving: Serving) -> str | None:
     top = sustainable_rate(case, source)
     if not (top > 0 and math.isfinite(top)):
         return None
-    count = min(source.count, PROBE_REQUESTS)
-    runs = [(top * share, case.run(at_rate(source, top * share, count))[1]) for share in LOADS]
+    runs = [(top * share, case.run(at_rate(source, top * share, PROBE_REQUESTS))[1]) for share in LOADS]
     wanted: tuple[tuple[str, Callable[..., float], int, int], ...] = (
         ("TTFT p50", lambda d: d.ttft.at(0.5), 0, 0), ("TTFT p99", lambda d: d.ttft.at(0.99), 0, 1),
         ("TPOT p50", lambda d: d.tpot.at(0.5), 1, 0), ("TPOT p99", lambda d: d.tpot.at(0.99), 1, 1),

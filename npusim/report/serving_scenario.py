@@ -21,8 +21,8 @@ def render(data: Mapping[str, Any], serving: str) -> str:
         p99 = [f"p99 {name.upper()} {_ms(run[f'{name}_s']['p99'])} ms of {_ms(limits[f'{name}_s'])} ms"
                for name in ("ttft", "tpot")]  # fmt: skip
         lines.append(f"{at} at {data['rate_per_s']:.4g} requests/s: {', '.join(p99)}")
-    lines += ["", serving, *(f"note: {text}" for text in data["notes"])]
     lines += [f"VERDICT: {text}" for text in data["verdicts"]]
+    lines += ["", serving, *(f"note: {text}" for text in data["notes"])]
     return "\n".join(lines)
 
 

@@ -16,7 +16,7 @@ from npusim.errors import DoesNotFit, InputError, Problem
 from npusim.llm import Precision
 from npusim.llm import precision as named_precision
 from npusim.models import Model, load_model
-from npusim.serving import load
+from npusim.serving import laws, load
 from npusim.serving.engine import SERIES, VLLM, Pool, Rules, Run, Window, simulate
 from npusim.serving.load import Arrivals, Source, Synthetic, Trace
 from npusim.serving.metrics import Digest, Slo, gap_quantiles, parse_slo
@@ -76,15 +76,20 @@ class Case:
             )
         return blocks
 
-    def pool(self) -> Pool:
-        """The engines. Raises DoesNotFit or InputError."""
-        blocks, r = self.blocks, self.rules
+    @property
+    def shape(self) -> Shape:
+        """An engine as its steps are priced."""
+        r = self.rules
         # A chip that shares the experts cannot have more than everything.
         most_pct = 100.0 * self.place.ep if self.place.ep > 1 else self.imbalance_pct
-        shape = Shape(self.model, self.chip, self.fmt, self.place.tp, self.place.pp, self.fidelity, r.max_tokens,
-                      r.max_sequences, self.max_context, r.block_tokens, r.draft_tokens,
-                      min(self.imbalance_pct, most_pct), self.place.ep)  # fmt: skip
-        return pool_of(shape, self.place, r, self.constants, blocks)
+        return Shape(self.model, self.chip, self.fmt, self.place.tp, self.place.pp, self.fidelity, r.max_tokens,
+                     r.max_sequences, self.max_context, r.block_tokens, r.draft_tokens,
+                     min(self.imbalance_pct, most_pct), self.place.ep)  # fmt: skip
+
+    def pool(self) -> Pool:
+        """The engines. Raises DoesNotFit or InputError."""
+        blocks = self.blocks
+        return pool_of(self.shape, self.place, self.rules, self.constants, blocks)
 
     def run(self, source: Source, slo: Slo | None = None, keep: bool = False, log: bool = False) -> tuple[Run, Digest]:
         """Serves the requests."""
@@ -92,7 +97,9 @@ class Case:
         rules = self.rules
         if not source.unit_tokens:
             rules = replace(rules, unit_tokens=0)
-        return simulate(source, self.pool(), rules, digest, log=log), digest
+        run = simulate(source, self.pool(), rules, digest, log=log)
+        laws.check(run, digest)
+        return run, digest
 
 
 @dataclass(frozen=True)
@@ -427,6 +434,8 @@ def serve(
     skipped = 0
     if skip_long and isinstance(source, Trace):
         source, skipped = without_long(source, net)
+    check_rules(rules, source)
+    tp = degree_of_split(chips, disaggregate, tp, pp, ep) if disaggregate else tp
     case = Case(net, hardware, precision, named_precision(precision), _place(tp, pp, ep, disaggregate), rules,
                 fidelity, constants, check_lengths(source, net), imbalance_pct)  # fmt: skip
     check_imbalance(imbalance_pct, net, fidelity, ep or 1)
@@ -435,6 +444,34 @@ def serve(
     verdicts = tuple(_verdicts(case, source, limits, run, digest))
     rate = highest_rate(case, source, limits) if find_rate else None
     return Serving(case, source, limits, run, digest, verdicts, rate, skipped, why)
+
+
+def check_rules(rules: Rules, source: Source) -> None:
+    """Raises InputError for a policy that nothing in the requests tells apart, and for prompts no step can take."""
+    policy, longest = rules.policy, source.longest[0]
+    if not rules.chunked and longest > rules.max_tokens:
+        what = f"prompts of up to {longest} tokens are not split, but a step takes {rules.max_tokens}"
+        raise InputError(Problem(what, "max_tokens", allowed=f"{longest} or more without chunking"))
+    whose = source.has_users if isinstance(source, Trace) else source.users > 1
+    if policy == "fair" and not whose:
+        raise InputError(
+            Problem("'fair' needs users", "policy", hint="draw requests of several, or name them in a trace")
+        )
+    if policy == "priority" and not (isinstance(source, Trace) and source.has_priority):
+        raise InputError(Problem("'priority' needs priorities", "policy", hint="give a trace with a column priority"))
+
+
+def degree_of_split(
+    chips: int | str, split: tuple[int, int], tp: int | None, pp: int | None, ep: int | None
+) -> int | None:
+    """Chips that split each layer when a number of chips is shared by prefilling and decoding replicas."""
+    if isinstance(chips, str):
+        return tp
+    share = max(sum(split), 1) * (pp or 1) * max(tp or 1, ep or 1)
+    if chips < 1 or chips % share or ((tp or ep) and chips != share):
+        raise InputError(Problem(f"{chips} chips for {split[0]} + {split[1]} replicas", "chips",
+                                 allowed=f"{share}" if tp or ep else f"a multiple of {share}"))  # fmt: skip
+    return tp if tp or ep else chips // share
 
 
 def check_imbalance(pct: float, model: Model, fidelity: str, ep: int = 1) -> None:
@@ -467,18 +504,14 @@ def _source(
     arrivals: Arrivals | str, trace: Trace | str | os.PathLike[str] | None, input: str | int, output: str | int,
     requests: int | None, seed: int, users: int, prefix: tuple[int, int] | None, rules: Rules,
 ) -> Source:  # fmt: skip
-    if requests is not None and not 1 <= requests <= 10**9:
-        raise InputError(Problem(f"{requests}", "requests", allowed="1 to 10^9"))
-    if not 0 <= seed < 2**63:
-        raise InputError(Problem(f"{seed}", "seed", allowed="0 to 2^63 - 1"))
+    if requests is not None and requests < 1:
+        raise InputError(Problem(f"{requests}", "requests", allowed="1 or more"))
     process = load.parse_arrivals(arrivals) if isinstance(arrivals, str) else arrivals
     if trace is not None:
         read = trace if isinstance(trace, Trace) else load.load_trace(trace, limit=requests)
         return replace(read, concurrency=process.concurrency)
     lengths = load.parse_lengths(input, "input"), load.parse_lengths(output, "output")
     groups, shared = prefix or (0, 0)
-    if not (0 <= groups <= 10**6 and 0 <= shared <= load.MAX_TOKENS and 1 <= users <= 10**5):
-        raise InputError(Problem(f"prefix {prefix}, users {users}", "prefix", allowed="up to 10^6 groups, 10^5 users"))
     unit = rules.block_tokens if groups else 0
     return Synthetic(process, *lengths, DRAWN if requests is None else requests, seed, users, groups, shared, unit)
 

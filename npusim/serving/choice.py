@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import ceil, isfinite
+from typing import TypeVar
 
 from npusim.cost.collectives import op_seconds
 from npusim.errors import DoesNotFit, InputError, Problem
@@ -16,14 +19,16 @@ from npusim.serving.answer import (
     first_requests,
     highest_rate,
     impossible,
+    mean_rate,
     overload,
     sustainable_rate,
 )
 from npusim.serving.load import Source, Synthetic
-from npusim.serving.metrics import Slo
+from npusim.serving.metrics import Digest, Slo
 from npusim.serving.placement import Choice, Placement, Tried
 
-_STAGES = (1, 2, 4, 8)  # tried where they divide the layers: stages are taken as equal
+Answer = TypeVar("Answer")
+_STAGES = (1, 2, 4, 8)
 _CHIPS_TRIED = 8  # larger replicas are only tried when nothing smaller fits
 _SPLIT = 8  # chips that split attention when more than these share the experts
 _PROMISING = 2  # placements with stages or shared experts that a search for rates takes up
@@ -51,7 +56,7 @@ class Asked:
         """
         layers = sum(count for _, count in case.model.blocks)
         free = self.tp is None and self.pp is None and case.chip.link is not None
-        stages = (self.pp or 1,) if not free else [stage for stage in _STAGES if layers % stage == 0]
+        stages = (self.pp or 1,) if not free else [stage for stage in _STAGES if stage <= layers]
         found = []
         for tp, ep in self._widths(case):
             for pp in stages:
@@ -145,15 +150,37 @@ def few(cases: list[Case]) -> list[Case]:
     return [case for case in cases if case.place.replica_chips <= most]
 
 
+def asked_of(cases: list[Case], ask: Callable[[Case], Answer]) -> list[tuple[Case, Answer]]:
+    """What ``ask`` says of every case. Those whose steps cannot be priced on the chip are left out.
+
+    Raises:
+        InputError: none can be priced.
+    """
+    found: list[tuple[Case, Answer]] = []
+    refused: InputError | None = None
+    for case in cases:
+        try:
+            found.append((case, ask(case)))
+        except InputError as error:
+            refused = error
+    if not found and refused is not None:
+        raise refused
+    return found
+
+
 def promising(cases: list[Case], source: Source, slo: Slo | None) -> list[Case]:
     """The plain splits, and of the others those that would serve most per chip and can hold the SLO at all."""
     plain = [case for case in cases if case.place.pp == 1 and case.place.ep == 1]
-    others = [case for case in cases if case not in plain and not (slo and impossible(case, source, slo))]
-    if len(others) <= _PROMISING:
-        return plain + others
     probe = first_requests(source, PROBE_REQUESTS // 4)
-    rated = sorted(others, key=lambda case: -sustainable_rate(case, probe) / case.place.chips)
-    return plain + rated[:_PROMISING]
+
+    def rate_per_chip(case: Case) -> float:
+        if slo is not None and impossible(case, source, slo):
+            return 0.0
+        return sustainable_rate(case, probe) / case.place.chips
+
+    others = [case for case in cases if case not in plain]
+    rated = sorted(asked_of(others, rate_per_chip), key=lambda pair: -pair[1])
+    return plain + [case for case, rate in rated[:_PROMISING] if rate > 0] or cases[:1]
 
 
 def splits(case: Case, chips: int, asked: Asked) -> list[Case]:
@@ -198,18 +225,8 @@ def _ranked(cases: list[Case], source: Source, slo: Slo | None) -> tuple[str, li
     rate that holds it, and of rates within the bisection's tolerance for the lowest TPOT. Without an SLO every
     placement that does not overflow serves the load, so the lowest TPOT decides; if all overflow, the sustainable rate.
     """
-    tried, overflow = [], True
-    for case in cases:
-        run, digest = case.run(source, slo)
-        latency = digest.tpot if digest.tpot.count else digest.e2e
-        rate = None
-        if slo is not None and not source.concurrency:
-            rate = highest_rate(case, source, slo)
-        elif not source.concurrency and overload(case, source, run):
-            rate = sustainable_rate(case, source)
-        overflow &= rate is not None
-        good = digest.good_tokens / max(run.totals["now"], 1e-12)
-        tried.append(Tried(case.place, rate, good, latency.at(0.5)))
+    tried = [found for _, found in asked_of(cases, lambda case: _weighed(case, source, slo))]
+    overflow = all(one.requests_per_s is not None for one in tried)
     if source.concurrency:
         best = max(one.tokens_per_s for one in tried)
         within = " of requests that meet the SLO" if slo else ""
@@ -228,6 +245,21 @@ def _ranked(cases: list[Case], source: Source, slo: Slo | None) -> tuple[str, li
     return f"lowest TPOT ({why}): {1e3 * order[0].tpot_s:.4g} ms", order
 
 
+def _weighed(case: Case, source: Source, slo: Slo | None) -> Tried:
+    run, digest = case.run(source, slo)
+    rate = None
+    if slo is not None and not source.concurrency:
+        rate = highest_rate(case, source, slo)
+    elif not source.concurrency and overload(case, source, run):
+        rate = sustainable_rate(case, source)
+    return Tried(case.place, rate, digest.good_tokens / max(run.totals["now"], 1e-12), _median_s(digest))
+
+
+def _median_s(digest: Digest) -> float:
+    """Median TPOT; of one-token requests the end-to-end time."""
+    return (digest.tpot if digest.tpot.count else digest.e2e).at(0.5)
+
+
 def _slowness(one: Tried) -> tuple[float, int]:
     """TPOT to three digits, beyond which the order of batches decides; then fewer stages come first."""
     return float(f"{one.tpot_s:.3g}"), one.place.pp
@@ -240,20 +272,28 @@ def _by_rate(one: Tried, near: float) -> tuple[float, float, int]:
 
 
 def _fewest(cases: list[Case], source: Source, slo: Slo | None) -> tuple[Case, Choice]:
-    """The fewest chips that serve the load, over the shapes of a replica; the largest one when none does."""
-    best: Case | None = None
+    """The fewest chips that serve the load, over the shapes of a replica, and of as many the lowest TPOT; the largest
+    replica when none does."""
+    best: list[Tried] = []
     probe = replace(source, count=min(source.count, PROBE_REQUESTS)) if isinstance(source, Synthetic) else source
-    for case in cases:
-        most = MOST_REPLICAS // case.place.pp if best is None else (best.place.chips - 1) // case.place.replica_chips
+
+    def weigh(case: Case) -> None:
+        least = min((one.place.chips for one in best), default=MOST_REPLICAS * case.place.replica_chips)
+        most = min(least // case.place.replica_chips, MOST_REPLICAS // case.place.pp)
         if most < 1 or (slo is not None and impossible(case, source, slo)):
-            continue
-        count = _replicas(case, probe, slo, most)
-        if count:
-            best = replace(case, place=replace(case.place, replicas=count))
+            return
+        if count := _replicas(case, probe, slo, most):
+            place = replace(case.place, replicas=count)
+            run, digest = replace(case, place=place).run(probe, slo)
+            good = digest.good_tokens / max(run.totals["now"], 1e-12)
+            best.append(Tried(place, None, good, _median_s(digest)))
+
+    possible = asked_of(cases, weigh)
     held = "hold the SLO" if slo else "do not overflow"
-    if best is None:
-        return cases[-1], Choice(f"no number of chips was found to {held}: the largest replica tried")
-    return best, Choice(f"the fewest chips that {held}")
+    if not best:
+        return possible[-1][0], Choice(f"no number of chips was found to {held}: the largest replica tried")
+    best.sort(key=lambda one: (one.place.chips, *_slowness(one)))
+    return replace(cases[0], place=best[0].place), Choice(f"the fewest chips that {held}", tuple(best))
 
 
 def _replicas(case: Case, source: Source, slo: Slo | None, most: int) -> int:
@@ -262,9 +302,14 @@ def _replicas(case: Case, source: Source, slo: Slo | None, most: int) -> int:
     def enough(count: int) -> bool:
         there = replace(case, place=replace(case.place, replicas=count))
         run, digest = there.run(source, slo)
-        return digest.attainment >= slo.attainment if slo else not overload(there, source, run)
+        return (slo is None or digest.attainment >= slo.attainment) and not overload(there, source, run)
 
-    low, high = 0, 1  # low is too few
+    # Fewer than nine tenths of what the mean rate takes cannot be enough.
+    rate, one = mean_rate(source), replace(case, place=replace(case.place, replicas=1))
+    least = ceil(0.9 * rate / sustainable_rate(one, source)) if isfinite(rate) else 1
+    if least > most:
+        return 0
+    low, high = least - 1, least  # low is too few
     while high <= most and not enough(high):
         low, high = high, 2 * high
     if high > most:

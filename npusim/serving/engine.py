@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from npusim import _sim
-from npusim.errors import InputError, Problem
+from npusim.errors import InputError, Problem, did_you_mean
 from npusim.serving.load import Chunk, Source
 from npusim.serving.steps import StepTable
 
@@ -28,8 +28,10 @@ RECORD = np.dtype([(c, "i8") for c in _RECORD_COLUMNS]
 _STEP_COLUMNS = ("engine", "step", "prefills", "decodes", "prompt_tokens", "tokens", "running", "waiting", "blocks")
 STEP = np.dtype([(c, "i8") for c in _STEP_COLUMNS] + [(c, "f8") for c in ("start", "end", "joules")])
 SHARE = np.dtype([(c, "i8") for c in ("step", "engine", "request", "new_tokens", "past")])
-SERIES = ("running", "waiting", "blocks", "busy", "tokens", "joules")
+SERIES = ("running", "waiting", "blocks", "busy", "tokens", "joules", "steps", "decodes", "prompts", "new_tokens",
+          "prompt_tokens")  # fmt: skip
 RECORDS_AT_ONCE = 65536
+MOST_STEPS, MOST_SHARES = 2_000_000, 20_000_000  # of a log: about 1 GB
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,9 @@ class Rules:
         names = {"batching": BATCHING, "policy": POLICIES, "preemption": PREEMPTION, "routing": ROUTING}
         for name, known in names.items():
             if getattr(self, name) not in known:
-                raise InputError(Problem(f"{getattr(self, name)!r}"[:60], name, allowed=", ".join(known)))
+                given = str(getattr(self, name))
+                raise InputError(Problem(f"{given!r}"[:60], name, allowed=", ".join(known),
+                                         hint=did_you_mean(given, known)))  # fmt: skip
         ranges = {"max_tokens": (1, 2**20), "max_sequences": (1, 2**16), "block_tokens": (1, 2**16),
                   "draft_tokens": (0, 64), "accepted_tokens": (1, 1 + self.draft_tokens)}  # fmt: skip
         for name, (low, high) in ranges.items():
@@ -80,7 +84,8 @@ class Rules:
         if self.draft_model and not self.draft_tokens:
             raise InputError(Problem("a model that drafts no tokens", "draft_model", hint="draft_tokens too"))
         if self.max_sequences > self.max_tokens:
-            raise InputError(Problem("more sequences than tokens in a step", "max_sequences", allowed="max_tokens"))
+            raise InputError(Problem(f"{self.max_sequences} sequences, but only {self.max_tokens} new tokens in a step",
+                                     "max_sequences", allowed=f"up to max_tokens = {self.max_tokens}"))  # fmt: skip
         if self.unit_tokens % self.block_tokens:
             raise InputError(Problem("the unit of the prefix cache is no multiple of a block", "unit_tokens"))
 
@@ -122,7 +127,8 @@ class Pool:
         kv_token_bytes: cache of one token, for the transfer.
         transfer_bytes_per_s: rate at which a prefilling engine hands over.
         transfer_latency_s: per transfer.
-        stages: so many engines after one another are the batches of one pipeline of as many equal stages.
+        stages: so many engines after one another are the batches of one pipeline of as many stages.
+        stage_share: of a step's time that its longest stage takes; every stage counts as that long.
         window: what sliding windows save of the cache; nothing with a prefix cache, which keeps all layers.
     """
 
@@ -136,6 +142,7 @@ class Pool:
     transfer_bytes_per_s: float = 1.0
     transfer_latency_s: float = 0.0
     stages: int = 1
+    stage_share: float = 1.0
     window: Window = Window()
 
 
@@ -145,7 +152,8 @@ class Run:
 
     Args:
         totals: counts and integrals over time, by name; see ``nps_serving_totals``.
-        series: per bin of ``totals["bin_s"]`` seconds: integrals of ``SERIES``; bins × 6.
+        series: per bin of ``totals["bin_s"]`` seconds: sums of ``SERIES``, bins × columns; ``running`` to ``busy``
+            are times seconds, ``tokens`` and ``joules`` of steps that ended, the rest of steps that began.
         gaps: counts of gaps between tokens in logarithmic bins, 128 an octave from 2^-20 s.
         steps: rows of ``STEP``, when asked for.
         shares: rows of ``SHARE``: who was in which step, when asked for.
@@ -169,7 +177,7 @@ def _config(rules: Rules, pool: Pool, source: Source, bin_s: float) -> Any:
     c.preemption, c.routing = PREEMPTION.index(rules.preemption), ROUTING.index(rules.routing)
     c.users, c.concurrency, c.bin_s = source.users, source.concurrency, bin_s
     c.kv_token_bytes, c.transfer_bytes_per_s = pool.kv_token_bytes, pool.transfer_bytes_per_s
-    c.transfer_latency_s, c.stages = pool.transfer_latency_s, pool.stages
+    c.transfer_latency_s, c.stages, c.stage_share = pool.transfer_latency_s, pool.stages, pool.stage_share
     window = Window() if rules.unit_tokens else pool.window
     c.window, c.window_parts, c.cache_parts = window.tokens, window.parts, window.whole
     return c
@@ -271,5 +279,8 @@ def simulate(
         if sink is not None and len(records):
             sink(records)
         steps, shares = [*steps, some_steps], [*shares, some_shares]
+        if log and (sum(map(len, steps)) > MOST_STEPS or sum(map(len, shares)) > MOST_SHARES):
+            what = f"the log of the run passes {MOST_STEPS} steps, or {MOST_SHARES} places in them"
+            raise InputError(Problem(what, "log", hint="serve fewer requests"))
         if status == lib.NPS_SERVING_DONE:
             return machine.result(steps, shares)

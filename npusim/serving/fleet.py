@@ -136,8 +136,8 @@ def fleet(
     chip: Chip | str, model: Model | str, pflops: float, *, fmt: str = "fp8", input: str | int = 1024,
     output: str | int = 256, arrivals: Arrivals | str = "poisson:1", requests: int | None = None, seed: int = 0,
     slo: Slo | str | None = None, tp: int | None = None, pp: int | None = None, ep: int | None = None,
-    precision: str = "fp8", fidelity: str = "tile",
-    rules: Rules = VLLM, think_s: float = THINK_S, rooms: Rooms | None = None,
+    precision: str = "fp8", fidelity: str = "tile", rules: Rules = VLLM, think_s: float = THINK_S,
+    rooms: Rooms | None = None, keep: bool = False, log: bool = False,
 ) -> Fleet:  # fmt: skip
     """What a test bed of a chip serves.
 
@@ -160,6 +160,8 @@ def fleet(
         rules: how the engines serve.
         think_s: seconds between an answer and the user's next request.
         rooms: what is assumed of the building.
+        keep: keep the record of every request of the run.
+        log: keep every step and who was in it.
 
     Raises:
         InputError: bad values, or no peak of that format. DoesNotFit: the fleet is too small for one replica.
@@ -179,14 +181,18 @@ def fleet(
     if not process.rate_per_s:
         raise InputError(Problem("a fleet is asked for its rate, not for a closed loop", "--arrivals"))
     source = Synthetic(
-        process, parse_lengths(input, "input"), parse_lengths(output, "output"), requests or PROBE_REQUESTS, seed
+        process,
+        parse_lengths(input, "input"),
+        parse_lengths(output, "output"),
+        requests if requests is not None else PROBE_REQUESTS,
+        seed,
     )
     place = Placement(tp or 1, pp or 1, ep=ep or 1)
     place.check()
     case = Case(net, hardware, precision, named_precision(precision), place, rules, fidelity, UNFITTED,
                 check_lengths(source, net))  # fmt: skip
     best, rate = _best(case, source, limits, chips, choice.Asked(tp, pp, ep))
-    run, digest = best.run(at_rate(source, rate or 1e-3), limits)
+    run, digest = best.run(at_rate(source, rate or 1e-3), limits, keep, log)
     serving = Serving(best, source, limits, run, digest)
     verdicts = () if rate else (impossible(best, source, limits) or "no rate holds the SLO",) if limits else ()
     return Fleet(pflops * 1e15, fmt, peak, chips, serving, rate, think_s, rooms, verdicts)
@@ -200,5 +206,5 @@ def _best(case: Case, source: Synthetic, slo: Slo | None, chips: int, asked: cho
         raise DoesNotFit(f"{chips} chips are fewer than the {cases[0].place.chips} of one replica of {case.model.name}",
                          0.0)  # fmt: skip
     weighed = there if asked.tp else choice.promising(choice.few(there), source, slo)
-    rated = [(one, highest_rate(one, source, slo)) for one in weighed]
+    rated = choice.asked_of(weighed, lambda one: highest_rate(one, source, slo))
     return max(rated, key=lambda pair: pair[1] * (chips // pair[0].place.chips))

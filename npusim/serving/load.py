@@ -13,17 +13,22 @@ import gzip
 import math
 import os
 import re
+import zlib
+from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from itertools import pairwise
+from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
-from npusim.errors import InputError, Problem
+from npusim.errors import InputError, Problem, did_you_mean
 
 CHUNK = 16384  # requests made at a time
 MAX_TOKENS = 2**24
 _NO_IDS = np.zeros(0, dtype=np.int64)
+_NEEDED = ("arrival_s", "input_tokens", "output_tokens")
+_KNOWN = (*_NEEDED, "hash_ids", "user", "priority")
+_LATEST_S = 1e10  # so that times since 1970 are allowed; a double still tells 2 µs apart
 
 
 @dataclass(frozen=True)
@@ -136,7 +141,9 @@ def parse_lengths(text: str | int, path: str) -> Lengths:
         if found[4] and most < mean:
             raise InputError(Problem(f"{words[:60]!r}: the longest is below the mean", path, allowed=_LENGTHS))
         return _checked(Lengths(found[1], mean, spread if found[1] == "lognormal" else 0.0, most), words, path)
-    raise InputError(Problem(f"{words[:60]!r} is no length", path, allowed=_LENGTHS))
+    kind, known = words.partition(":")[0], ("uniform", "exponential", "lognormal")
+    hint = "" if kind in known else did_you_mean(kind, known)
+    raise InputError(Problem(f"{words[:60]!r} is no length", path, allowed=_LENGTHS, hint=hint))
 
 
 def _checked(lengths: Lengths, text: str, path: str) -> Lengths:
@@ -188,6 +195,7 @@ class Arrivals:
         return Arrivals(self.kind, rate_per_s, self.cv)
 
 
+_RATES, _RATES_TEXT = (1e-6, 1e9), "1e-6 to 1e9 requests/s"
 _ARRIVALS = "poisson:RATE, gamma:RATE[,cv=CV], uniform:RATE or closed:N"
 
 
@@ -198,11 +206,16 @@ def parse_arrivals(text: str, path: str = "--arrivals") -> Arrivals:
         cv = _number(found[3] or "2", text, path)
         if not 0.01 <= cv <= 100:
             raise InputError(Problem(f"{text[:60]!r}: cv is out of range", path, allowed="0.01 to 100"))
-        return Arrivals(found[1], _number(found[2], text, path), cv)
+        rate = _number(found[2], text, path)
+        if not _RATES[0] <= rate <= _RATES[1]:
+            raise InputError(Problem(f"{text[:60]!r}: the rate is out of range", path, allowed=_RATES_TEXT))
+        return Arrivals(found[1], rate, cv)
     found = re.fullmatch(r"closed:([0-9]{1,7})", text.strip())
     if found and int(found[1]) >= 1:
         return Arrivals("closed", concurrency=int(found[1]))
-    raise InputError(Problem(f"{text[:60]!r} is no arrival process", path, allowed=_ARRIVALS))
+    kind, known = text.partition(":")[0], ("poisson", "gamma", "uniform", "closed")
+    hint = "" if kind in known else did_you_mean(kind, known)
+    raise InputError(Problem(f"{text[:60]!r} is no arrival process", path, allowed=_ARRIVALS, hint=hint))
 
 
 # -- sources ---------------------------------------------------------------------------------------------------
@@ -233,6 +246,15 @@ class Synthetic:
     prefix_groups: int = 0
     prefix_tokens: int = 0
     unit_tokens: int = 16
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        ranges = {"requests": (self.count, 1, 10**9), "seed": (self.seed, 0, 2**63 - 1),
+                  "users": (self.users, 1, 10**5), "prefix groups": (self.prefix_groups, 0, 10**6),
+                  "prefix tokens": (self.prefix_tokens, 0, MAX_TOKENS)}  # fmt: skip
+        for name, (value, low, high) in ranges.items():
+            if not low <= value <= high:
+                raise InputError(Problem(f"{value}", name, allowed=f"{low} to {high}"))
 
     @property
     def concurrency(self) -> int:
@@ -277,13 +299,18 @@ class Trace:
         name: of the file.
         unit_tokens: tokens per prefix id, 0 without ids.
         concurrency: run them as a closed loop of so many, their times ignored; 0: as they came.
+        users: they belong to so many.
+        has_users: whether the file says whose they are.
+        has_priority: whether it says how important they are.
     """
 
     requests: Chunk
     name: str = "trace"
     unit_tokens: int = 0
     concurrency: int = 0
-    users: int = field(default=1)
+    users: int = 1
+    has_users: bool = False
+    has_priority: bool = False
 
     @property
     def count(self) -> int:
@@ -312,28 +339,113 @@ Source = Synthetic | Trace
 
 def _seconds(text: str) -> float:
     """Seconds of a number or of ``D days HH:MM:SS.fff``."""
-    found = re.fullmatch(r"(?:([0-9]+) days? )?([0-9]{1,3}):([0-9]{1,2}):([0-9.]+)", text)
+    found = re.fullmatch(r"(?:([0-9]{1,9}) days? )?([0-9]{1,3}):([0-9]{1,2}):([0-9.]+)", text)
     if found:
         return int(found[1] or 0) * 86400 + int(found[2]) * 3600 + int(found[3]) * 60 + float(found[4])
     return float(text)
 
 
-def read_table(path: str | os.PathLike[str]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of a CSV file, gzip allowed. Raises InputError when it cannot be read."""
+def rows_of(path: str | os.PathLike[str]) -> Iterator[tuple[int, list[str]]]:
+    """Line number and cells of each row of a CSV file, header first, empty rows left out; gzip allowed.
+
+    Raises:
+        InputError: it cannot be read.
+    """
     name = os.fspath(path)
     try:
-        opened = gzip.open(name, "rt", newline="") if name.endswith(".gz") else open(name, newline="")  # noqa: SIM115
-        with opened as file:
-            rows = list(csv.reader(file))
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+        opened = gzip.open if name.endswith(".gz") else open
+        with opened(name, "rt", newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file)
+            for row in reader:
+                if any(cell.strip() for cell in row):
+                    yield reader.line_num, row
+    except (OSError, EOFError, ValueError, csv.Error, zlib.error) as error:
         raise InputError(Problem(f"cannot be read: {str(error)[:120]}", file=name)) from None
+
+
+def read_table(path: str | os.PathLike[str]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of a CSV file, gzip allowed. Raises InputError when it cannot be read."""
+    rows = [row for _, row in rows_of(path)]
     if len(rows) < 2:
-        raise InputError(Problem("holds no request", file=name))
-    return rows[0], [row for row in rows[1:] if row]
+        raise InputError(Problem("holds no request", file=os.fspath(path)))
+    return rows[0], rows[1:]
+
+
+class _Rows:
+    """Takes the rows of a trace one by one and keeps their columns."""
+
+    def __init__(self, name: str, header: list[str]) -> None:
+        self._name, self._header = name, [title.strip() for title in header]
+        for column in _NEEDED:
+            if column not in self._header:
+                known = "arrival_s, input_tokens, output_tokens [, hash_ids, user, priority]"
+                hint = f"the file has: {', '.join(self._header)}"[:200]
+                raise InputError(Problem(f"column '{column}' is missing", file=name, line=1, col=1, allowed=known,
+                                         hint=hint))  # fmt: skip
+        for column in _KNOWN:
+            if self._header.count(column) > 1:
+                raise InputError(Problem(f"column '{column}' is there twice", file=name, line=1, col=1))
+        self._at = {column: self._header.index(column) for column in _KNOWN if column in self._header}
+        self._users: dict[str, int] = {}
+        self.times, self.inputs, self.outputs = array("d"), array("q"), array("q")
+        self.user, self.priority, self.ends, self.ids = array("q"), array("d"), array("q"), array("q")
+
+    def add(self, line: int, row: list[str]) -> None:
+        """One request. Raises InputError with its line."""
+        time = self._number(line, row, "arrival_s", 0.0, _LATEST_S)
+        if self.times and time < self.times[-1]:
+            what = f"arrival_s {time:g} is before the row above ({self.times[-1]:g})"
+            raise self._wrong(line, row, "arrival_s", what, hint="sort the trace by arrival")
+        self.times.append(time)
+        self.inputs.append(int(self._number(line, row, "input_tokens", 1, MAX_TOKENS, whole=True)))
+        self.outputs.append(int(self._number(line, row, "output_tokens", 1, MAX_TOKENS, whole=True)))
+        if "user" in self._at:
+            self.user.append(self._users.setdefault(self._cell(row, "user"), len(self._users)))
+        if "priority" in self._at:
+            self.priority.append(self._number(line, row, "priority", -1e300, 1e300))
+        if "hash_ids" in self._at:
+            try:
+                self.ids.extend(map(int, self._cell(row, "hash_ids").split()))
+            except (ValueError, OverflowError):
+                what = f"hash_ids {self._cell(row, 'hash_ids')[:40]!r}"
+                raise self._wrong(line, row, "hash_ids", what, "whole numbers of 64 bits, blank separated") from None
+            self.ends.append(len(self.ids))
+
+    def chunk(self) -> Chunk:
+        """All requests; times count from the first arrival."""
+        times = np.array(self.times)
+        return chunk_of(
+            times - times[0], np.array(self.inputs), np.array(self.outputs),
+            user=np.array(self.user) if self.user else None,
+            priority=np.array(self.priority) if self.priority else None,
+            hash_ends=np.array(self.ends) if self.ends else None,
+            hashes=np.array(self.ids, dtype=np.int64) if self.ends else None,
+        )  # fmt: skip
+
+    def _cell(self, row: list[str], column: str) -> str:
+        at = self._at[column]
+        return row[at].strip() if at < len(row) else ""
+
+    def _number(self, line: int, row: list[str], column: str, low: float, high: float, whole: bool = False) -> float:
+        text = self._cell(row, column)
+        try:
+            value = _seconds(text) if column == "arrival_s" else float(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high or (whole and value != int(value)):
+            kind = "a whole number, " if whole else ""
+            raise self._wrong(line, row, column, f"{column} {text[:40]!r}", f"{kind}{low:g} to {high:.10g}")
+        return value
+
+    def _wrong(
+        self, line: int, row: list[str], column: str, what: str, allowed: str = "", hint: str = ""
+    ) -> InputError:
+        col = 1 + sum(len(cell) + 1 for cell in row[: self._at[column]])
+        return InputError(Problem(what, file=self._name, line=line, col=col, allowed=allowed, hint=hint))
 
 
 def load_trace(path: str | os.PathLike[str], unit_tokens: int = 512, limit: int | None = None) -> Trace:
-    """Reads a trace of requests.
+    """Reads a trace of requests; its times then count from the first arrival.
 
     Args:
         path: the file.
@@ -344,44 +456,17 @@ def load_trace(path: str | os.PathLike[str], unit_tokens: int = 512, limit: int 
         InputError: no such file or column, or a row with times that are negative or go backwards, or with lengths
             that are no positive numbers; each with its line.
     """
-    header, rows = read_table(path)
     name = os.fspath(path)
-    for column in ("arrival_s", "input_tokens", "output_tokens"):
-        if column not in header:
-            known = "arrival_s, input_tokens, output_tokens [, hash_ids, user, priority]"
-            raise InputError(Problem(f"column '{column}' is missing", file=name, line=1, col=1, allowed=known))
-    rows = rows[:limit]
-    table = {column: [row[i] if i < len(row) else "" for row in rows] for i, column in enumerate(header)}
-    times = _column(table["arrival_s"], "arrival_s", name, 0.0)
-    lengths = [_column(table[c], c, name, 1.0, MAX_TOKENS) for c in ("input_tokens", "output_tokens")]
-    for line, (before, after) in enumerate(pairwise(times.tolist()), 3):
-        if after < before:
-            what = f"arrival_s {after:g} is before the row above ({before:g})"
-            raise InputError(Problem(what, file=name, line=line, col=1, hint="sort the trace by arrival"))
-    users = np.unique(table["user"], return_inverse=True)[1] if "user" in table else None
-    priority = _column(table["priority"], "priority", name) if "priority" in table else None
-    ends, ids = _ids(table["hash_ids"], name) if "hash_ids" in table else (None, None)
-    made = chunk_of(times, lengths[0].astype(np.int64), lengths[1].astype(np.int64), user=users, priority=priority,
-                    hash_ends=ends, hashes=ids)  # fmt: skip
-    return Trace(made, name, unit_tokens if ids is not None else 0, users=int(made.user.max()) + 1)
-
-
-def _column(texts: list[str], column: str, file: str, low: float = -math.inf, high: float = math.inf) -> np.ndarray:
-    values = np.empty(len(texts))
-    for i, text in enumerate(texts):
-        try:
-            values[i] = _seconds(text) if column == "arrival_s" else float(text)
-        except ValueError:
-            values[i] = math.nan
-        if not (math.isfinite(values[i]) and low <= values[i] <= high):
-            allowed = f"at least {low:g}" if math.isfinite(low) else "a number"
-            raise InputError(Problem(f"{column} {text[:40]!r}", file=file, line=i + 2, col=1, allowed=allowed))
-    return values
-
-
-def _ids(texts: list[str], file: str) -> tuple[np.ndarray, np.ndarray]:
-    try:
-        parts = [np.array(text.split(), dtype=np.int64) for text in texts]
-    except (ValueError, OverflowError):
-        raise InputError(Problem("hash_ids are integers, blank separated", file=file)) from None
-    return np.cumsum([len(part) for part in parts]), np.concatenate(parts) if parts else _NO_IDS
+    rows = rows_of(path)
+    _, header = next(rows, (0, None))
+    if header is None:
+        raise InputError(Problem("holds no request", file=name))
+    taken = _Rows(name, header)
+    for line, row in rows if limit is None else islice(rows, limit):
+        taken.add(line, row)
+    if not taken.times:
+        raise InputError(Problem("holds no request", file=name))
+    made = taken.chunk()
+    ids = len(taken.ends) > 0
+    return Trace(made, name, unit_tokens if ids else 0, users=int(made.user.max()) + 1,
+                 has_users=len(taken.user) > 0, has_priority=len(taken.priority) > 0)  # fmt: skip

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from npusim.errors import InputError, Problem
+from npusim.errors import InputError, Problem, did_you_mean
 
 QUANTILES = (0.5, 0.9, 0.95, 0.99)
 EXACT = 1_000_000  # requests whose quantiles are exact; beyond, logarithmic bins 0.1 % wide
@@ -49,29 +49,52 @@ class Slo:
                 if math.isfinite(getattr(self, name))}  # fmt: skip
 
 
-_SECONDS = {"ms": 1e-3, "s": 1.0, "us": 1e-6, "min": 60.0}
+_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0}
+_LIMITS = ("ttft", "tpot", "e2e", "attainment")
+_SLO = "limits such as ttft=450ms,tpot=40ms,e2e=20s,attainment=99%"
 
 
 def parse_slo(text: str) -> Slo:
     """Reads ``ttft=450ms,tpot=40ms[,e2e=20s][,attainment=0.99]``. Raises InputError."""
-    allowed = "ttft=450ms,tpot=40ms,e2e=20s,attainment=0.99"
     found: dict[str, float] = {}
     for part in filter(None, text.split(",")):
-        match = re.fullmatch(r"\s*(ttft|tpot|e2e|attainment)\s*=\s*([0-9.eE+-]{1,20})\s*(ms|us|s|min|%)?\s*", part)
-        if match is None or (match[3] in _SECONDS if match[1] == "attainment" else match[3] == "%"):
-            raise InputError(Problem(f"{part[:60]!r} is no limit", "--slo", allowed=allowed))
-        name = match[1] if match[1] == "attainment" else f"{match[1]}_s"
-        try:
-            value = float(match[2])
-            value = value / 100 if match[3] == "%" else value * _SECONDS.get(match[3] or "s", 1.0)
-        except ValueError:
-            value = math.nan
-        if name in found or not (0 < value < 1e9 and (name != "attainment" or value <= 1)):
-            raise InputError(Problem(f"{part[:60]!r} is out of range or given twice", "--slo", allowed=allowed))
-        found[name] = value
+        name, _, size = (word.strip() for word in part.partition("="))
+        if name not in _LIMITS:
+            raise InputError(
+                Problem(f"{part[:60]!r} is no limit", "--slo", allowed=_SLO, hint=did_you_mean(name, _LIMITS))
+            )
+        if name in found:
+            raise InputError(Problem(f"{name} is given twice", "--slo", allowed=_SLO))
+        found[name] = _share(size, part) if name == "attainment" else _limit_s(size, part)
     if not set(found) - {"attainment"}:
-        raise InputError(Problem("an SLO needs a limit", "--slo", allowed=allowed))
-    return Slo(**found)
+        raise InputError(Problem("an SLO needs a limit", "--slo", allowed=_SLO))
+    return Slo(**{name if name == "attainment" else f"{name}_s": value for name, value in found.items()})
+
+
+def _limit_s(text: str, part: str) -> float:
+    """Seconds of a number with its unit."""
+    match = re.fullmatch(r"([0-9.]{1,20})\s*([a-z%]*)", text)
+    if match and not match[2]:
+        raise InputError(Problem(f"{part[:60]!r} has no unit", "--slo", allowed=_SLO, hint=f"write {part[:40]}ms?"))
+    value = _float(match[1]) * _SECONDS.get(match[2], math.nan) if match else math.nan
+    if not 1e-9 <= value <= 1e9:
+        allowed = f"a time above 0 in {', '.join(_SECONDS)}"
+        raise InputError(Problem(f"{part[:60]!r} is no time", "--slo", allowed=allowed))
+    return value
+
+
+def _share(text: str, part: str) -> float:
+    """A share of all requests, as a number or in percent."""
+    value = _float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    if not 0 < value <= 1:
+        raise InputError(
+            Problem(f"{part[:60]!r} is no share of the requests", "--slo", allowed="above 0 to 1, or 100%")
+        )
+    return value
+
+
+def _float(text: str) -> float:
+    return float(text) if re.fullmatch(r"[0-9]{1,12}(\.[0-9]{0,12})?|\.[0-9]{1,12}", text) else math.nan
 
 
 class Quantiles:
@@ -151,6 +174,7 @@ class Digest:
     e2e: Quantiles = field(default_factory=Quantiles)
     queue: Quantiles = field(default_factory=Quantiles)
     count: int = 0
+    ids: int = 0  # sum of the requests' numbers: n (n - 1) / 2 when each came once
     good: int = 0
     good_tokens: int = 0
     output_tokens: int = 0
@@ -167,6 +191,7 @@ class Digest:
             quantiles.add(values)
         met = self.slo.met(ttft_s, tpot_s, e2e_s) if self.slo else np.ones(len(records), dtype=bool)
         self.count += len(records)
+        self.ids += int(records["id"].sum())
         self.good += int(met.sum())
         self.good_tokens += int(tokens[met].sum())
         self.output_tokens += int(tokens.sum())

@@ -153,13 +153,14 @@ def cache_blocks(model: Model, chip: Chip, fmt: Precision, place: Placement, rul
     fixed = parallel.footprint(
         model, fmt, sequences=0, tokens=1, tp=place.tp, ep=place.ep, pp=place.pp, chunk_tokens=rules.max_tokens
     ).total_bytes
-    token = float(parallel.kv_bytes(model, fmt, 1, place.tp))
+    share = place.pp * parallel.stage_share(model, place.pp)  # of the fullest stage
+    token = float(parallel.kv_bytes(model, fmt, 1, place.tp)) * share
     draft = draft_of(model, rules)
-    if draft is not None:  # every stage and attention group has all of it, and its cache beside the other
+    if draft is not None:  # every stage and attention group has all of it, and its cache of all batches under way
         fixed += parallel.footprint(
             draft, fmt, sequences=0, tokens=1, tp=place.tp, chunk_tokens=rules.max_tokens
         ).total_bytes
-        token += float(parallel.kv_bytes(draft, fmt, 1, place.tp))
+        token += float(parallel.kv_bytes(draft, fmt, 1, place.tp)) * place.pp
     room, block = parallel.usable_bytes(chip) - float(fixed), rules.block_tokens * token
     blocks = int(room // block) if room > 0 else 0
     if blocks < 1:
@@ -186,9 +187,9 @@ def pool_of(shape: Shape, place: Placement, rules: Rules, constants: Constants, 
         what = f"{draft.name} has {draft.max_positions} positions, the longest request {shape.max_context}"
         raise InputError(Problem(what, "draft_model"))
     table = step_times(replace(shape, draft=draft)).table(constants, swap_s)
-    window = window_of(shape.model, shape.tp)
+    window, share = window_of(shape.model, shape.tp), parallel.stage_share(shape.model, place.pp)
     if not place.prefill_replicas:
-        return Pool(table, blocks, place.engines, stages=place.pp, window=window)
+        return Pool(table, blocks, place.engines, stages=place.pp, stage_share=share, window=window)
     if chip.link is None:
         raise InputError(Problem(f"chip '{chip.name}' describes no link to hand the cache over", "disaggregate"))
     return Pool(
@@ -202,5 +203,6 @@ def pool_of(shape: Shape, place: Placement, rules: Rules, constants: Constants, 
         chip.link.bandwidth_bytes_per_s * place.groups,
         chip.link.latency_s or 0.0,
         place.pp,
+        share,
         window,
     )

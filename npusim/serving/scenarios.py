@@ -192,14 +192,16 @@ def scenario(
         raise InputError(Problem(f"{title} has no {name} limits", "--scenario"))
     served = replace(rules, max_sequences=min(SEQUENCES, rules.max_tokens)) if rules == VLLM else rules
     lengths = parse_lengths(spec.input, "input"), parse_lengths(spec.output, "output")
-    count = samples or (min(STREAM_SAMPLES, spec.samples) if name == "singlestream" else spec.samples)
+    count = (
+        samples
+        if samples is not None
+        else (min(STREAM_SAMPLES, spec.samples) if name == "singlestream" else spec.samples)
+    )
     source = Synthetic(Arrivals("closed", concurrency=1 if name == "singlestream" else count), *lengths, count, seed)
     place = Placement(tp or 1, pp or 1, ep=ep or 1)
     place.check()
     case = Case(net, hardware, precision, named_precision(precision), place, served, fidelity, constants,
                 check_lengths(source, net))  # fmt: skip
-    if count < 1:
-        raise InputError(Problem(f"{count}", "requests", allowed="1 or more"))
     case = _placed(case, source, limits, chips, choice.Asked(tp, pp, ep))
     run = _rated(case, source, limits, keep, log) if limits else _timed(case, source, keep, log)
     notes = (*file.assumptions, f"{title} samples: {spec.lengths_note} ({spec.lengths_status}).")
@@ -255,7 +257,7 @@ def _placed(case: Case, source: Synthetic, limits: Limits | None, chips: int | s
     if len(cases) == 1:
         return cases[0]
     weighed = choice.promising(cases, source, Slo(limits.ttft_s, limits.tpot_s) if limits else None)
-    return max(weighed, key=lambda one: _worth(one, source, limits))
+    return max(choice.asked_of(weighed, lambda one: _worth(one, source, limits)), key=lambda pair: pair[1])[0]
 
 
 def _worth(case: Case, source: Synthetic, limits: Limits | None) -> float:

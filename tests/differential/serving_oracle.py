@@ -281,7 +281,7 @@ class Engine:
         for stage in stages:
             with stage.request() as turn:
                 yield turn
-                yield env.timeout(seconds / len(stages))
+                yield env.timeout(seconds * self.system.stage_share)
         self.system.steps.append((self.number, step, begin, env.now - begin, shares))
         self.busy = False
         for r in [r for r in self.running if r.chunk]:
@@ -345,7 +345,7 @@ class System:
 
     def __init__(self, requests: list[Request], rules: Any, formula: Formula, *, blocks: int, engines: int = 1,
                  prefill_engines: int = 0, concurrency: int = 0, transfer_token_s: float = 0.0,
-                 transfer_s: float = 0.0, stages: int = 1, window: int = 0,
+                 transfer_s: float = 0.0, stages: int = 1, stage_share: float = 1.0, window: int = 0,
                  window_share: Fraction = Fraction(0), draft: Formula | None = None) -> None:  # fmt: skip
         self.env = simpy.Environment()
         self.rules, self.formula, self.draft = rules, formula, draft
@@ -354,6 +354,7 @@ class System:
         self.prefill_engines, self.concurrency = prefill_engines, concurrency
         self.transfer_token_s, self.transfer_s = transfer_token_s, transfer_s
         self.window, self.window_share = (0, window_share) if self.unit else (window, window_share)
+        self.stage_share = stage_share
         self.pipelines = [[simpy.Resource(self.env) for _ in range(stages)] for _ in range(engines // stages)]
         roles = ["prefill" if k < prefill_engines else "any" for k in range(engines)]
         self.engines = [Engine(self, k, blocks, role) for k, role in enumerate(roles)]

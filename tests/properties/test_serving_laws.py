@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,11 +27,11 @@ def source(arrivals: str = "poisson:20", count: int = 800, seed: int = 1, **more
                      count, seed, **more)  # fmt: skip
 
 
-def served(requests: Synthetic | Trace, rules: Rules, blocks: int = 60, **pool: object) -> tuple[Run, np.ndarray]:
+def served(requests: Synthetic | Trace, rules: Rules, blocks: int = 60, **pool: Any) -> tuple[Run, np.ndarray]:
     parts: list[np.ndarray] = []
     table = linear_table(FORMULA, rules)
     engines = Pool(table, blocks, decode_table=table, decode_blocks=blocks, kv_token_bytes=1.0,
-                   transfer_bytes_per_s=1e6, **pool)  # fmt: skip
+                   transfer_bytes_per_s=1e6, stage_share=1 / pool.get("stages", 1), **pool)  # fmt: skip
     run = simulate(requests, engines, rules, parts.append, log=True)
     rows = np.concatenate(parts)
     return run, rows[np.argsort(rows["id"])]
@@ -79,7 +80,17 @@ def test_laws(case):
     assert t["prompt_tokens"] <= rows["input"].sum() + again
     # The series add up to the totals.
     assert run.series.sum(axis=0) == pytest.approx(
-        [t["running_s"], t["waiting_s"], t["block_s"], t["busy_s"], t["output_tokens"], t["joules"]], rel=1e-9
+        [
+            t["running_s"],
+            t["waiting_s"],
+            t["block_s"],
+            t["busy_s"],
+            t["output_tokens"],
+            t["joules"],
+            t["steps"],
+            *(run.steps[name].sum() for name in ("decodes", "prefills", "tokens", "prompt_tokens")),
+        ],
+        rel=1e-9,
     )
     assert t["joules"] == run.steps["tokens"].sum()  # a joule a token
     assert run.steps["tokens"].max() <= rules.max_tokens

@@ -72,7 +72,8 @@ class TestExpertParallel:
             for tp, ep, pp in ((2, 2, 1), (1, 8, 1), (4, 8, 2), (8, 8, 1)):
                 each = parallel.weights_per_chip(model, BF16, tp, ep, pp)
                 groups = ep // tp
-                assert ep * pp * each == pytest.approx(routed + groups * (whole - routed), rel=1e-12)
+                total = ep * each / parallel.stage_share(model, pp)
+                assert total == pytest.approx(routed + groups * (whole - routed), rel=1e-12)
 
     def test_without_groups_the_weights_are_those_of_tensor_parallelism(self):
         model = load_model("deepseek-v3")
@@ -90,6 +91,13 @@ class TestExpertParallel:
         one, four = (footprint(model, BF16, sequences=4, tokens=100, tp=2, pp=pp) for pp in (1, 4))
         assert (four.weights_bytes, four.kv_bytes) == (one.weights_bytes / 4, one.kv_bytes / 4)
         assert four.activations_bytes == one.activations_bytes
+
+    def test_the_fullest_stage_counts(self):
+        """61 layers on four stages: 16 layers on the fullest."""
+        model = load_model("deepseek-v3")
+        assert parallel.stage_share(model, 4) == 16 / 61 and parallel.stage_share(load_model("llama-3.1-8b"), 4) == 0.25
+        whole = parallel.weights_bytes(model, BF16)
+        assert parallel.weights_per_chip(model, BF16, pp=4) == pytest.approx(whole * 16 / 61, rel=1e-12)
 
 
 class TestLargestBatch:

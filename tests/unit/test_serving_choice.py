@@ -14,7 +14,7 @@ from npusim.models import load_model
 from npusim.serving import choice
 from npusim.serving.answer import Case
 from npusim.serving.choice import Asked
-from npusim.serving.engine import VLLM, Rules
+from npusim.serving.engine import VLLM, Pool, Rules
 from npusim.serving.placement import Placement
 from npusim.serving.steps import UNFITTED
 
@@ -51,8 +51,7 @@ def test_what_is_asked_for_is_what_is_weighed():
     assert {(p.tp, p.pp, p.ep) for p in Asked(tp=8, ep=16).replicas(one)} == {(8, 1, 16)}
     assert {(p.pp, p.ep) for p in Asked(pp=2).replicas(one)} == {(2, 1)}
     assert {(p.tp, p.pp, p.ep) for p in Asked(ep=16).replicas(one)} == {(tp, 1, 16) for tp in (1, 2, 4, 8)}
-    # DeepSeek-V3 has 61 layers: no number of equal stages but one.
-    assert {p.pp for p in Asked().replicas(one)} == {1}
+    assert {p.pp for p in Asked().replicas(one)} == {1, 2, 4, 8}
     for asked in (Asked(ep=3), Asked(tp=3, ep=8), Asked(ep=512)):
         with pytest.raises(InputError, match="ep"):
             asked.replicas(one)
@@ -103,6 +102,36 @@ def test_a_chip_without_links_stands_alone():
     for asked in (Asked(tp=2), Asked(pp=2)):
         with pytest.raises(InputError, match="no link"):
             choice.fitting(one, asked.replicas(one))
+
+
+def test_what_cannot_be_priced_is_left_out(monkeypatch: pytest.MonkeyPatch):
+    """Say attention fits no core when four chips split it: the others are still weighed, and the best is taken."""
+    price = Case.pool
+
+    def pool(self: Case) -> Pool:
+        if self.place.tp == 4:
+            raise InputError(Problem("no attention block fits a core's memory", "levels"))
+        return price(self)
+
+    monkeypatch.setattr(Case, "pool", pool)
+    load = {"arrivals": "poisson:4", **FAST}
+    for chips in (4, "auto"):
+        choice_made = ns.serve("h100", "llama-3.1-8b", chips=chips, **load).to_dict()["choice"]
+        assert choice_made["tried"] and all(one["tp"] != 4 for one in choice_made["tried"])
+    with pytest.raises(InputError, match="no attention block"):
+        ns.serve("h100", "llama-3.1-8b", chips=4, tp=4, **load)
+
+
+def test_of_as_many_chips_the_quickest_is_taken():
+    """A load that four chips serve: more than one split does, and the one with the lowest TPOT is the answer."""
+    load = {"arrivals": "poisson:150", "slo": "ttft=300ms,tpot=20ms", **FAST, "requests": 3000}
+    result = ns.serve("h100", "llama-3.1-8b", chips="auto", **load)
+    tried = result.to_dict()["choice"]["tried"]
+    sizes = [max(one["tp"], one["ep"]) * one["pp"] * one["replicas"] for one in tried]
+    assert result.case.place.chips == sizes[0] == min(sizes)
+    assert tried[0]["tpot_s"] <= 1.01 * min(
+        one["tpot_s"] for one, size in zip(tried, sizes, strict=True) if size == sizes[0]
+    )
 
 
 def test_a_mixture_on_four_chips_weighs_shared_experts():

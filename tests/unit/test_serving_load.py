@@ -61,6 +61,15 @@ def test_traces_are_read(tmp_path: Path):
     assert r.priority.tolist() == [1, 0]
 
 
+def test_traces_from_other_programs_are_read(tmp_path: Path):
+    """A byte order mark, times since 1970, blanks after commas, empty lines at the end."""
+    file = tmp_path / "t.csv"
+    lines = ("arrival_s, input_tokens, output_tokens", "1700000000.5, 10, 5", "1700000002, 7, 1e1", "", "")
+    file.write_bytes(("\ufeff" + "\r\n".join(lines)).encode())
+    r = load_trace(file).requests
+    assert r.arrival_s.tolist() == [0, 1.5] and r.output_tokens.tolist() == [5, 10]
+
+
 BAD_TRACES = [
     ("arrival_s,input_tokens\n0,1\n", "output_tokens"),
     ("arrival_s,input_tokens,output_tokens\n", "no request"),
@@ -72,6 +81,17 @@ BAD_TRACES = [
     ("arrival_s,input_tokens,output_tokens\n0,5\n", "output_tokens ''"),
     ("arrival_s,input_tokens,output_tokens,hash_ids\n0,5,1,a b\n", "hash_ids"),
     ("arrival_s,input_tokens,output_tokens\n0,5,1e300\n", "output_tokens"),
+    ("arrival_s,input_tokens,output_tokens\n\n\n", "no request"),
+    ("", "no request"),
+    (
+        "arrival_s,input_tokens,output_tokens\n0,5,1\n\n1,-3,1\n",
+        r":4:3: input_tokens '-3'; a whole number, 1 to 16777216",
+    ),
+    ("arrival_s,input_tokens,output_tokens\n0,5.5,1\n", "a whole number"),
+    ("arrival_s,input_tokens,output_tokens\n1e300,5,1\n", r"0 to 1e\+10|0 to 10000000000"),
+    ("arrival_s,input_tokens,output_tokens,arrival_s\n0,5,1,2\n", "twice"),
+    ("arrival_s,input,output_tokens\n0,5,1\n", "the file has: arrival_s, input, output_tokens"),
+    ("arrival_s,input_tokens,output_tokens,hash_ids\n0,5,1,1\n2,5,1,9999999999999999999\n", ":3:7: hash_ids"),
 ]
 
 
@@ -84,7 +104,8 @@ def test_bad_traces_are_refused_with_their_line(tmp_path: Path, text: str, messa
 
 
 @pytest.mark.parametrize("text", ["poisson", "poisson:0", "poisson:-1", "poisson:nan", "gamma:1,cv=0", "closed:0",
-                                  "burst:3", "poisson:1,cv=2", "closed:1e3", ""])  # fmt: skip
+                                  "burst:3", "poisson:1,cv=2", "closed:1e3", "", "poisson:1e300",
+                                  "poisson:1e-9", "5"])  # fmt: skip
 def test_bad_arrivals_are_refused(text: str):
     with pytest.raises(InputError):
         parse_arrivals(text)
@@ -98,14 +119,16 @@ def test_bad_lengths_are_refused(text: str):
 
 
 def test_slo_is_read():
-    slo = parse_slo("ttft=450ms,tpot=0.04,attainment=95%")
+    slo = parse_slo("ttft=450ms,tpot=0.04s,attainment=95%")
     assert (slo.ttft_s, slo.tpot_s, slo.attainment) == (0.45, 0.04, 0.95)
     met = slo.met(np.array([0.4, 0.5, 0.4]), np.array([0.05, 0.01, math.nan]), np.ones(3))
     assert met.tolist() == [False, False, True]
 
 
 @pytest.mark.parametrize("text", ["", "ttft", "ttft=0ms", "ttft=-1s", "ttft=1s,ttft=2s", "speed=1", "attainment=0.9",
-                                  "ttft=1s,attainment=2", "ttft=1s,attainment=1s", "ttft=10%"])  # fmt: skip
+                                  "ttft=1s,attainment=2", "ttft=1s,attainment=1s", "ttft=10%",
+                                  "ttft=450", "ttft=1e3ms", "ttft=1.2.3s", "ttft=1s,attainment=101%",
+                                  "ttft=99999999999s"])  # fmt: skip
 def test_bad_slo_is_refused(text: str):
     with pytest.raises(InputError):
         parse_slo(text)
@@ -134,3 +157,9 @@ def test_gap_quantiles_come_from_their_bins():
     assert found["p50"] == pytest.approx(1.5 / 1024, rel=0.004) and found["p99"] == pytest.approx(2.0**-6, rel=0.004)
     assert found["mean"] == 0.01
     assert gap_quantiles(np.zeros(4608, dtype=np.int64), 0.0)["p50"] is None
+
+
+@pytest.mark.parametrize(("text", "hint"), [("tfft=450ms", "did you mean 'ttft'"), ("ttft=450", "write ttft=450ms")])
+def test_a_mistaken_slo_is_told_what_was_meant(text: str, hint: str):
+    with pytest.raises(InputError, match=hint):
+        parse_slo(text)

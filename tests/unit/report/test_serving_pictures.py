@@ -37,7 +37,7 @@ def test_the_page_holds_well_formed_charts(run: Serving):
 
 def test_the_drawing_is_one_svg_file(run: Serving):
     root = ET.fromstring(serving_plots.drawing(run))
-    assert root.tag.endswith("svg") and len(root.findall("{http://www.w3.org/2000/svg}svg")) == 5
+    assert root.tag.endswith("svg") and len(root.findall("{http://www.w3.org/2000/svg}svg")) == 6
 
 
 def test_gantt_bars_are_the_requests(run: Serving):
@@ -53,14 +53,61 @@ def test_gantt_bars_are_the_requests(run: Serving):
 
 
 def events(path: Path) -> list[dict[str, Any]]:
-    return json.loads(gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_text())["traceEvents"]
+    text = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_text()
+    return json.loads(text, object_pairs_hook=unique, parse_constant=refuse)["traceEvents"]
+
+
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    assert len(found) == len(pairs), pairs
+    return found
+
+
+def refuse(word: str) -> None:
+    raise ValueError(word)  # NaN and Infinity are no JSON
+
+
+def depth_of(found: list[dict[str, Any]]) -> int:
+    """How deep slices are nested; those of a track lie inside each other or apart."""
+    tracks: dict[tuple[int, int], list[tuple[float, float]]] = {}
+    for one in found:
+        if one["ph"] == "X":
+            assert one["ts"] >= 0 and one["dur"] >= 0
+            tracks.setdefault((one["pid"], one["tid"]), []).append((one["ts"], -one["dur"]))
+    deepest = 0
+    for slices in tracks.values():
+        ends: list[float] = []
+        for begin, minus in sorted(slices):
+            while ends and ends[-1] <= begin:
+                ends.pop()
+            assert not ends or begin - minus <= ends[-1]
+            ends.append(begin - minus)
+            deepest = max(deepest, len(ends))
+    return deepest
+
+
+def check_counters_and_arrows(found: list[dict[str, Any]]) -> int:
+    """Counters go forward in time, arrows go from slice to slice; how many arrows there are."""
+    last: dict[tuple[int, str], float] = {}
+    for one in (e for e in found if e["ph"] == "C"):
+        key = (one["pid"], one["name"])
+        assert one["ts"] >= last.get(key, 0.0)
+        last[key] = one["ts"]
+    begins = {e["id"]: e for e in found if e["ph"] == "s"}
+    ends = {e["id"]: e for e in found if e["ph"] == "f"}
+    assert begins.keys() == ends.keys()
+    for e in (*begins.values(), *ends.values()):
+        slices = (x for x in found if x["ph"] == "X" and (x["pid"], x["tid"]) == (e["pid"], e["tid"]))
+        assert any(x["ts"] <= e["ts"] <= x["ts"] + x["dur"] for x in slices), e
+    assert all(begins[number]["ts"] <= ends[number]["ts"] for number in begins)
+    return len(begins)
 
 
 def test_a_trace_nests_the_parts_of_requests(run: Serving, tmp_path: Path):
     path = tmp_path / "run.json.gz"
     count = serving_trace.write(run, path)
     found = events(path)
-    assert len(found) == count
+    assert len(found) == count and depth_of(found) == 2 and check_counters_and_arrows(found) == 0
     slices = [e for e in found if e["ph"] == "X" and e["pid"] == serving_trace.REQUESTS]
     whole = {e["name"]: e for e in slices if e["name"].startswith("request")}
     assert len(whole) == 150
@@ -90,7 +137,12 @@ def test_the_chip_is_nested_in_its_step(toy: ns.Chip, tmp_path: Path):
     serving_trace.write(served, path, 1)
     found = events(path)
     step = next(e for e in found if e["ph"] == "X" and e["name"] == "decode step" and e["args"]["step"] == 1)
+    assert depth_of(found) == 2 and check_counters_and_arrows(found) == 3  # two requests, and the chip
+    inside = [e for e in found if e["ph"] == "X" and e["pid"] == serving_trace.ENGINES and "count" in e["args"]]
+    assert all(0.97 <= e["args"]["scale"] <= 1.03 for e in inside)  # the step is the sum of its operators
+    assert inside[-1]["ts"] + inside[-1]["dur"] == step["ts"] + step["dur"]
     operators = [e for e in found if e["ph"] == "X" and e["pid"] == 1]
+    assert {e["name"] for e in inside} == {e["name"] for e in operators}
     assert operators and operators[0]["ts"] == pytest.approx(step["ts"], abs=0.01)
     assert operators[-1]["ts"] + operators[-1]["dur"] <= step["ts"] + step["dur"]  # each layer once
     for wrong in (-1, len(served.run.steps)):
