@@ -38,6 +38,7 @@ from npusim.workload import Op, Workload, softmax
 FINE = 64  # intervals an octave of a decode's past tokens; csrc/sim/serving_price.c counts alike
 SPARSE = 4  # nodes an octave from which refinement starts
 TOLERANCE = 0.005  # growth of a part from one node to the next, unless they are neighbours
+LONG_PROMPTS = 16  # of the longest context each, in one step: so far reaches the axis of expanded latents
 Floats = np.ndarray
 Ints = np.ndarray
 
@@ -192,7 +193,7 @@ class StepTimes:
         self.common = self._part(_common_ops, shape.max_tokens)
         self.head = self._part(_head_ops, rows)
         self.absorbed = self._part(_absorbed_ops, rows)
-        self.expanded = self._part(_expanded_ops, max(shape.max_context, shape.max_tokens), 2 * TOLERANCE)
+        self.expanded = self._part(_expanded_ops, LONG_PROMPTS * shape.max_context, 2 * TOLERANCE)
         self.launch_s = 0.0 if shape.fidelity == "roofline" else shape.chip.overheads.launch_s or 0.0
         self.decode, self.prefill = self._attention(True), self._attention(False)
         drafting = shape.drafting()
