@@ -29,6 +29,7 @@ _ENGINE_OPTIONS = (
     click.option("--routing", default="least-loaded", show_default=True, help="round-robin or least-loaded."),
     click.option("--no-chunking", is_flag=True, help="Do not split prompts over steps."),
     click.option("--speculate", metavar="DRAFT:ACCEPTED", help="Draft tokens, and tokens a decode emits on average."),
+    click.option("--draft-model", default="", metavar="MODEL", help="Who drafts them. Default: they cost nothing."),
 )
 
 
@@ -139,7 +140,7 @@ _QUESTIONS = {
     "": frozenset({"users", "prefix"} | _LOAD | _DRAWN),
 }  # fmt: skip
 _ALWAYS = frozenset({"chip", "model", "overrides", "as_json", "precision", "fidelity", "tp", "speculate", "no_chunking",
-                     "max_tokens", "max_sequences", "block_tokens", "batching", "policy", "preemption",
+                     "draft_model", "max_tokens", "max_sequences", "block_tokens", "batching", "policy", "preemption",
                      "routing"})  # fmt: skip
 
 
@@ -182,7 +183,7 @@ def _rules(given: dict[str, Any]) -> Any:
     most = given["max_sequences"] if given["max_sequences"] is not None else min(256, max(given["max_tokens"], 1))
     named = {name: given[name] for name in names}
     return Rules(**named, max_sequences=most, chunked=not given["no_chunking"], draft_tokens=int(draft),
-                 accepted_tokens=accepted)  # fmt: skip
+                 accepted_tokens=accepted, draft_model=given["draft_model"])  # fmt: skip
 
 
 def _pair(text: str, option: str, kind: type = int) -> tuple[Any, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,8 @@ from npusim.serving.engine import Rules
 from npusim.serving.steps import StepTable, node_values
 
 
-def linear_table(formula: Any, rules: Rules, context: int = 4096) -> StepTable:
-    """Seconds linear in tokens, rows and contexts as ``formula`` says; one joule a token."""
+def linear_table(formula: Any, rules: Rules, context: int = 4096, draft: Any = None) -> StepTable:
+    """Seconds linear in tokens, rows and contexts as ``formula`` says; one joule a token. ``draft``: the drafter's."""
     query = 1 + rules.draft_tokens
     tokens = np.arange(rules.max_tokens + 1.0)
     common = np.stack([formula.step_s * (tokens > 0) + formula.token_s * tokens, tokens], axis=-1)
@@ -22,10 +23,11 @@ def linear_table(formula: Any, rules: Rules, context: int = 4096) -> StepTable:
     decode = np.zeros((rules.max_sequences + 1, *ends.shape, 2))
     # Below the first real context the line goes on; only the clipped end is never looked up.
     decode[..., 0] = formula.decode_s * (ends - (query - 1))
+    alone = replace(rules, draft_tokens=0, accepted_tokens=1)
     return StepTable(
         common, np.stack([formula.row_s * rows, 0 * rows], axis=-1), np.zeros_like(common),
         np.array([[0.0, 0, 0], [1, 0, 0]]), decode, _prompts(formula), context, 0.0, 0.0, formula.swap_s,
-        rules.draft_tokens,
+        rules.draft_tokens, draft and linear_table(draft, alone, context + 64),
     )  # fmt: skip
 
 

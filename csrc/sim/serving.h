@@ -26,7 +26,7 @@ enum { NPS_SERIES_BINS = 512, NPS_SERIES_COLUMNS = 11, NPS_GAP_BINS = 4608 };
 /* Seconds and dynamic joules of a step, in pairs. Tables over tokens and rows are dense. That of decodes has both ends
  * of intervals that begin at integers of at most seven significant bits, because time goes up by steps where blocks of
  * keys end. Attention of prompts is priced by its formula. */
-typedef struct {
+typedef struct nps_step_table {
     int64_t tokens, rows, sequences; /* largest of each */
     int64_t expansions;              /* nodes of new and past tokens of prompts */
     int64_t reaches, query;          /* intervals of past tokens of decodes; tokens a decode verifies */
@@ -41,6 +41,7 @@ typedef struct {
     double launch_s;                 /* of a step with any attention */
     double host_s;                   /* per step */
     double swap_block_s;             /* to move one block to the host or back */
+    const struct nps_step_table *draft; /* of the model that drafts query - 1 tokens before a step; NULL: that is free */
 } nps_step_table;
 
 typedef struct {

@@ -5,6 +5,11 @@
 
 #include "csrc/sim/serving_state.h"
 
+static int drafts(const nps_serving_config *c, const nps_step_table *t) {
+    return c->draft_tokens > 0 && t->query == 1 && !t->draft && t->tokens >= c->max_tokens &&
+           t->rows >= c->max_sequences && t->sequences >= c->max_sequences;
+}
+
 static int valid(const nps_serving_config *c, const nps_step_table *t) {
     return c && t && c->engines > 0 && c->engines <= 4096 && c->prefill_engines >= 0 &&
            c->prefill_engines < c->engines && c->max_tokens > 0 && c->max_sequences > 0 &&
@@ -16,7 +21,7 @@ static int valid(const nps_serving_config *c, const nps_step_table *t) {
            c->window_parts <= c->cache_parts && !(c->window && c->unit_tokens) &&
            (!c->prefill_engines || c->transfer_bytes_per_s > 0) && t->tokens >= c->max_tokens &&
            t->sequences >= c->max_sequences && t->rows >= c->max_sequences * (1 + c->draft_tokens) &&
-           t->expansions > 1 && t->prefill_ops > 0;
+           t->expansions > 1 && t->prefill_ops > 0 && (!t->draft || drafts(c, t->draft));
 }
 
 /* Tokens of one request that so many blocks hold at most, in steps of any size. */

@@ -71,6 +71,29 @@ static pair fixed_part(const nps_step_table *t, int64_t tokens, int64_t rows, in
     return sum;
 }
 
+/* The model that drafts takes the prompts' chunks and a token of every decode, then query - 2 times one more of those:
+ * all decodes draft as many tokens, however few they still need. */
+static pair total_part(const nps_step_table *t, const step_price *p, int64_t decode_tokens, int64_t expanded) {
+    pair sum = fixed_part(t, p->tokens, p->rows, decode_tokens, expanded);
+    if (!t->draft) return sum;
+    int64_t prompt_tokens = p->tokens - decode_tokens, prompt_rows = p->rows - decode_tokens, n = p->decodes;
+    add(&sum, fixed_part(t->draft, prompt_tokens + n, prompt_rows + n, n, expanded));
+    pair again = n ? fixed_part(t->draft, n, n, n, 0) : (pair){0, 0};
+    sum.seconds += (double)(t->query - 2) * again.seconds;
+    sum.joules += (double)(t->query - 2) * again.joules;
+    return sum;
+}
+
+static void add_decode(pair *sum, const nps_step_table *t, int64_t decodes, int64_t past) {
+    add(sum, decode_share(t, decodes, past));
+    for (int64_t k = 0; t->draft && k < t->query - 1; k++) add(sum, decode_share(t->draft, decodes, past + k));
+}
+
+static void add_prompt(pair *sum, const nps_step_table *t, int64_t prompts, int64_t tokens, int64_t past) {
+    add(sum, prefill_share(t, prompts, tokens, past));
+    if (t->draft) add(sum, prefill_share(t->draft, prompts, tokens, past));
+}
+
 step_price price_step(const nps_serving *s, const engine *e) {
     step_price out = {0};
     int64_t expanded = 0, decode_tokens = 0;
@@ -86,12 +109,12 @@ step_price price_step(const nps_serving *s, const engine *e) {
         if (decode) out.rows += r->chunk;
         else out.rows += r->computed + r->chunk == r->input + r->generated;
     }
-    pair sum = fixed_part(e->table, out.tokens, out.rows, decode_tokens, expanded);
+    pair sum = total_part(e->table, &out, decode_tokens, expanded);
     for (int64_t i = 0; i < e->running.count; i++) {
         const request *r = &s->requests[e->running.slots[i]];
         if (!r->chunk) continue;
-        add(&sum, is_decode(r) ? decode_share(e->table, out.decodes, r->computed)
-                               : prefill_share(e->table, out.prefills, r->chunk, r->computed));
+        if (is_decode(r)) add_decode(&sum, e->table, out.decodes, r->computed);
+        else add_prompt(&sum, e->table, out.prefills, r->chunk, r->computed);
     }
     out.seconds = sum.seconds + (double)e->swapped_blocks * e->table->swap_block_s;
     out.joules = sum.joules;
@@ -101,11 +124,12 @@ step_price price_step(const nps_serving *s, const engine *e) {
 void nps_serving_price(const nps_step_table *t, int64_t prefills, const void *new_tokens, const void *past,
                        int64_t decodes, const void *contexts, int64_t rows, void *seconds_joules) {
     const int64_t *news = new_tokens, *pasts = past, *cached = contexts;
-    int64_t tokens = decodes * t->query, expanded = 0;
-    for (int64_t i = 0; i < prefills; i++) tokens += news[i], expanded += news[i] + pasts[i];
-    pair sum = fixed_part(t, tokens, rows, decodes * t->query, expanded);
-    for (int64_t i = 0; i < prefills; i++) add(&sum, prefill_share(t, prefills, news[i], pasts[i]));
-    for (int64_t i = 0; i < decodes; i++) add(&sum, decode_share(t, decodes, cached[i]));
+    step_price p = {.tokens = decodes * t->query, .rows = rows, .decodes = decodes};
+    int64_t expanded = 0;
+    for (int64_t i = 0; i < prefills; i++) p.tokens += news[i], expanded += news[i] + pasts[i];
+    pair sum = total_part(t, &p, decodes * t->query, expanded);
+    for (int64_t i = 0; i < prefills; i++) add_prompt(&sum, t, prefills, news[i], pasts[i]);
+    for (int64_t i = 0; i < decodes; i++) add_decode(&sum, t, decodes, cached[i]);
     double *out = seconds_joules;
     out[0] = sum.seconds;
     out[1] = sum.joules;

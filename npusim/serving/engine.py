@@ -51,6 +51,7 @@ class Rules:
         unit_tokens: tokens per prefix id of the prefix cache, a multiple of ``block_tokens``; 0: none.
         draft_tokens: speculative tokens that a decode verifies.
         accepted_tokens: tokens a decode then emits on average.
+        draft_model: catalog name or path of the model that drafts; empty: drafts cost nothing.
     """
 
     max_tokens: int = 2048
@@ -65,6 +66,7 @@ class Rules:
     unit_tokens: int = 0
     draft_tokens: int = 0
     accepted_tokens: float = 1.0
+    draft_model: str = ""
 
     def __post_init__(self) -> None:
         """Checks names and ranges."""
@@ -79,6 +81,8 @@ class Rules:
         for name, (low, high) in ranges.items():
             if not low <= getattr(self, name) <= high:
                 raise InputError(Problem(f"{getattr(self, name)}", name, allowed=f"{low} to {high}"))
+        if self.draft_model and not self.draft_tokens:
+            raise InputError(Problem("a model that drafts no tokens", "draft_model", hint="draft_tokens too"))
         if self.max_sequences > self.max_tokens:
             raise InputError(Problem(f"{self.max_sequences} sequences, but only {self.max_tokens} new tokens in a step",
                                      "max_sequences", allowed=f"up to max_tokens = {self.max_tokens}"))  # fmt: skip

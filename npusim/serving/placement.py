@@ -8,7 +8,7 @@ engines, whose steps pass the stages one after the other and wait for each other
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import gcd
 from typing import Any
 
@@ -16,7 +16,7 @@ from npusim import parallel, units
 from npusim.chip import Chip
 from npusim.errors import DoesNotFit, InputError, Problem
 from npusim.llm import Precision
-from npusim.models import Model
+from npusim.models import Model, load_model
 from npusim.serving.engine import Pool, Rules, Window
 from npusim.serving.steps import Constants, Shape, step_times
 
@@ -126,6 +126,22 @@ def window_of(model: Model, tp: int) -> Window:
     return Window(max(windows), inside // gcd(inside, whole), whole // gcd(inside, whole))
 
 
+VOCABULARY_PADDING = 0.01  # by which models with the same tokens may differ
+
+
+def draft_of(model: Model, rules: Rules) -> Model | None:
+    """The model that drafts tokens. Raises InputError for one that cannot draft for this model."""
+    if not rules.draft_model:
+        return None
+    draft = load_model(rules.draft_model)
+    if not draft.causal:
+        raise InputError(Problem(f"'{draft.name}' is an encoder: it drafts no tokens", "draft_model"))
+    if abs(draft.vocab - model.vocab) > VOCABULARY_PADDING * model.vocab:
+        what = f"{draft.name} knows {draft.vocab} tokens, {model.name} {model.vocab}: it cannot draft for it"
+        raise InputError(Problem(what, "draft_model"))
+    return draft
+
+
 def cache_blocks(model: Model, chip: Chip, fmt: Precision, place: Placement, rules: Rules) -> int:
     """Blocks of the KV cache of one engine: what weights and a step's activations leave of the usable memory.
 
@@ -137,9 +153,15 @@ def cache_blocks(model: Model, chip: Chip, fmt: Precision, place: Placement, rul
     fixed = parallel.footprint(
         model, fmt, sequences=0, tokens=1, tp=place.tp, ep=place.ep, pp=place.pp, chunk_tokens=rules.max_tokens
     ).total_bytes
-    room = parallel.usable_bytes(chip) - float(fixed)
     share = place.pp * parallel.stage_share(model, place.pp)  # of the fullest stage
-    block = rules.block_tokens * float(parallel.kv_bytes(model, fmt, 1, place.tp)) * share
+    token = float(parallel.kv_bytes(model, fmt, 1, place.tp)) * share
+    draft = draft_of(model, rules)
+    if draft is not None:  # every stage and attention group has all of it, and its cache of all batches under way
+        fixed += parallel.footprint(
+            draft, fmt, sequences=0, tokens=1, tp=place.tp, chunk_tokens=rules.max_tokens
+        ).total_bytes
+        token += float(parallel.kv_bytes(draft, fmt, 1, place.tp)) * place.pp
+    room, block = parallel.usable_bytes(chip) - float(fixed), rules.block_tokens * token
     blocks = int(room // block) if room > 0 else 0
     if blocks < 1:
         raise DoesNotFit(
@@ -160,7 +182,11 @@ def pool_of(shape: Shape, place: Placement, rules: Rules, constants: Constants, 
         if not host:
             raise InputError(Problem(f"chip '{chip.name}' describes no bandwidth to its host", "preemption"))
         swap_s = rules.block_tokens * token_bytes / (host * place.groups)
-    table = step_times(shape).table(constants, swap_s)
+    draft = draft_of(shape.model, rules)
+    if draft is not None and (draft.max_positions or shape.max_context) < shape.max_context:
+        what = f"{draft.name} has {draft.max_positions} positions, the longest request {shape.max_context}"
+        raise InputError(Problem(what, "draft_model"))
+    table = step_times(replace(shape, draft=draft)).table(constants, swap_s)
     window, share = window_of(shape.model, shape.tp), parallel.stage_share(shape.model, place.pp)
     if not place.prefill_replicas:
         return Pool(table, blocks, place.engines, stages=place.pp, stage_share=share, window=window)

@@ -39,6 +39,7 @@ from npusim.workload import Op, Workload, softmax
 FINE = 64  # intervals an octave of a decode's past tokens; csrc/sim/serving_price.c counts alike
 SPARSE = 4  # nodes an octave from which refinement starts
 TOLERANCE = 0.005  # growth of a part from one node to the next, unless they are neighbours
+LONG_PROMPTS = 16  # of the longest context each, in one step: so far reaches the axis of expanded latents
 Floats = np.ndarray
 Ints = np.ndarray
 
@@ -93,6 +94,7 @@ class Shape:
         max_context: tokens of a sequence at most.
         block_tokens: tokens per block of the paged cache.
         draft_tokens: speculative tokens that a decode verifies.
+        draft: the network that makes them, in the same formats and on the same ``tp`` chips; None: they cost nothing.
         imbalance_pct: load of the busiest expert in percent of the mean; every expert takes as long as it does.
         ep: chips that share the routed experts, with ``ep / tp`` attention groups over which a batch is spread evenly;
             the imbalance is then the busiest chip's.
@@ -111,6 +113,15 @@ class Shape:
     draft_tokens: int = 0
     imbalance_pct: float = 100.0
     ep: int = 1
+    draft: Model | None = None
+
+    def drafting(self) -> Shape | None:
+        """The engine of the draft model; None without one."""
+        if self.draft is None:
+            return None
+        longest = self.max_context + self.draft_tokens
+        return replace(self, model=self.draft, draft=None, draft_tokens=0, pp=1, ep=1, max_context=longest,
+                       imbalance_pct=100.0)  # fmt: skip
 
     def formats(self) -> dict[str, str]:
         """Keyword arguments of ``prefill`` and ``decode``."""
@@ -197,9 +208,11 @@ class StepTimes:
         self.common = self._part(_common_ops, shape.max_tokens)
         self.head = self._part(_head_ops, rows)
         self.absorbed = self._part(_absorbed_ops, rows)
-        self.expanded = self._part(_expanded_ops, max(shape.max_context, shape.max_tokens), 2 * TOLERANCE)
+        self.expanded = self._part(_expanded_ops, LONG_PROMPTS * shape.max_context, 2 * TOLERANCE)
         self.launch_s = 0.0 if shape.fidelity == "roofline" else shape.chip.overheads.launch_s or 0.0
         self.decode, self.prefill = self._attention(True), self._attention(False)
+        drafting = shape.drafting()
+        self.draft = None if drafting is None else StepTimes(drafting)
 
     def _part(self, build: Callable[[Shape, Ints], list[Op]], high: int, tolerance: float = TOLERANCE) -> _Part:
         """The operators of ``build`` at as many nodes up to ``high`` as they need."""
@@ -258,6 +271,7 @@ class StepTimes:
             launch_s=self.decode.launches * self.launch_s,
             host_s=host_s,
             swap_block_s=swap_block_s,
+            draft=None if self.draft is None else self.draft.table(replace(c, host_s=0.0, sequence_s=0.0)),
         )
         return of_step(table, s, c)
 
@@ -278,6 +292,7 @@ class StepTable:
         host_s: host gap per step.
         swap_block_s: one block to the host or back.
         draft_tokens: speculative tokens a decode verifies.
+        draft: steps of the model that drafts them; None: they cost nothing.
     """
 
     common: Floats
@@ -291,9 +306,10 @@ class StepTable:
     host_s: float
     swap_block_s: float = 0.0
     draft_tokens: int = 0
+    draft: StepTable | None = None
 
-    def c_table(self) -> tuple[Any, list[Floats]]:
-        """The C struct, and the arrays it points into, which must live as long as it does."""
+    def c_table(self) -> tuple[Any, list[Any]]:
+        """The C struct, and what it points into, which must live as long as it does."""
         names = ("common", "head", "absorbed", "expanded", "decode")
         arrays = {name: np.ascontiguousarray(getattr(self, name), dtype=np.float64) for name in names}
         c = _sim.ffi.new("nps_step_table *")
@@ -303,7 +319,12 @@ class StepTable:
         c.launch_s, c.host_s, c.swap_block_s = self.launch_s, self.host_s, self.swap_block_s
         for name, array in arrays.items():
             setattr(c, name, _sim.ffi.from_buffer(array))
-        return c, list(arrays.values())
+        kept: list[Any] = list(arrays.values())
+        if self.draft is not None:
+            draft, more = self.draft.c_table()
+            c.draft = draft
+            kept += [draft, *more]
+        return c, kept
 
     def price(
         self, prefills: Sequence[tuple[int, int]] = (), decodes: Sequence[int] = (), rows: int | None = None
@@ -361,7 +382,13 @@ def direct(shape: Shape, prefills: Sequence[tuple[int, int]] = (), decodes: Sequ
         launches = sum(cost.count for cost in costs)
         shares = sum(cost.time_s - launch_s * cost.count for cost in costs) / batch
         seconds += float(np.sum(np.broadcast_to(shares, (batch,))))
-    return seconds + launches * launch_s
+    seconds += launches * launch_s
+    drafting = shape.drafting()
+    if drafting is not None:
+        longer = [[past + k for past in decodes] for k in range(shape.draft_tokens if decodes else 1)]
+        passes = [direct(drafting, () if k else prefills, contexts) - host_s for k, contexts in enumerate(longer)]
+        seconds += sum(passes)
+    return seconds
 
 
 def workload_of(shape: Shape, prefills: Sequence[tuple[int, int]], decodes: Sequence[int]) -> Workload:

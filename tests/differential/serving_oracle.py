@@ -61,7 +61,10 @@ class Formula:
     past_s: float = 1e-8  # per past token of a prompt
     swap_s: float = 1e-4  # per block
 
-    def seconds(self, batch: list[Request], swapped_blocks: int) -> float:
+    def seconds(
+        self, batch: list[Request], swapped_blocks: int, drafted: int = 0, draft: Formula | None = None
+    ) -> float:
+        """Of a step; with ``draft``, also of the model that makes ``drafted`` tokens of every decode before it."""
         time = self.step_s + swapped_blocks * self.swap_s
         for r in batch:
             time += self.token_s * r.chunk
@@ -70,6 +73,14 @@ class Formula:
             else:
                 time += self.prefill_s * r.chunk + self.past_s * r.computed
                 time += self.row_s * (r.computed + r.chunk == r.target)
+        if draft is None:
+            return time
+        prompts = [r for r in batch if not r.decodes]
+        decodes = [r for r in batch if r.decodes]
+        time += draft.seconds(prompts, 0) + (drafted - 1) * draft.step_s * bool(decodes)
+        for r in decodes:
+            time += drafted * (draft.token_s + draft.row_s)
+            time += sum(draft.decode_s * (r.computed + k) for k in range(drafted))
         return time
 
 
@@ -255,7 +266,8 @@ class Engine:
         if not batch:
             assert self.sending  # they hold the blocks until they have left
             return
-        seconds = self.system.formula.seconds(batch, self.swapped_blocks)
+        rules = self.system.rules
+        seconds = self.system.formula.seconds(batch, self.swapped_blocks, rules.draft_tokens, self.system.draft)
         shares = sorted((r.id, r.chunk, r.computed) for r in batch)
         self.system.env.process(self.run(seconds, self.step, shares))
         self.swapped_blocks = 0
@@ -334,9 +346,9 @@ class System:
     def __init__(self, requests: list[Request], rules: Any, formula: Formula, *, blocks: int, engines: int = 1,
                  prefill_engines: int = 0, concurrency: int = 0, transfer_token_s: float = 0.0,
                  transfer_s: float = 0.0, stages: int = 1, stage_share: float = 1.0, window: int = 0,
-                 window_share: Fraction = Fraction(0)) -> None:  # fmt: skip
+                 window_share: Fraction = Fraction(0), draft: Formula | None = None) -> None:  # fmt: skip
         self.env = simpy.Environment()
-        self.rules, self.formula = rules, formula
+        self.rules, self.formula, self.draft = rules, formula, draft
         self.unit = rules.unit_tokens
         self.unit_blocks = rules.unit_tokens // rules.block_tokens
         self.prefill_engines, self.concurrency = prefill_engines, concurrency

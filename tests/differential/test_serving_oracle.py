@@ -53,9 +53,10 @@ def draw(seed: int) -> tuple[Rules, Formula, dict[str, Any], list[Request]]:
     least = -(-(int((inputs + outputs).max()) + draft) // block) + 1
     blocks = int(least * random.choice([1, 1, 1.5, 3, 20]))
     loop = int(random.integers(1, 20)) if random.random() < 0.3 else 0
+    drafts = Formula(5e-4, 2e-6, 3e-7, 1e-8, 1e-7, 1e-9) if draft and random.random() < 0.7 else None
     pool = {"blocks": blocks, "engines": engines, "prefill_engines": prefill, "concurrency": loop, "stages": stages,
             "stage_share": longest,
-            "window": window, "window_share": share}  # fmt: skip
+            "window": window, "window_share": share, "draft": drafts}  # fmt: skip
     return rules, Formula(), pool, requests
 
 
@@ -63,7 +64,7 @@ def draw(seed: int) -> tuple[Rules, Formula, dict[str, Any], list[Request]]:
 def test_same_steps_as_the_readable_engine(seed: int):
     rules, formula, pool, requests = draw(seed)
     token_s, transfer_s = 1e-5, 2e-4
-    table = linear_table(formula, rules)
+    table = linear_table(formula, rules, draft=pool["draft"])
     ends = np.cumsum([len(r.ids) for r in requests])
     trace = Trace(
         chunk_of(

@@ -154,6 +154,22 @@ def test_cache_blocks_are_what_the_weights_leave(toy: Chip, tiny: Model):
     assert cache_blocks(tiny, toy, fmt, Placement(), rules) == int((10e9 - fixed) // (16 * 32))
 
 
+def test_a_draft_model_takes_time_and_memory():
+    plain = Rules(draft_tokens=3, accepted_tokens=2.5)
+    drafted = replace(plain, draft_model="llama-3.1-8b")
+    load = {"input": 256, "output": 64, "requests": 50, "chips": 4, "tp": 4, "fidelity": "roofline"}
+    free, paid = (ns.serve("h100", "llama-3.3-70b", rules=rules, **load).to_dict() for rules in (plain, drafted))
+    assert 1.1 < paid["tpot_s"]["mean"] / free["tpot_s"]["mean"] < 1.6  # three passes of an eighth of the weights
+    assert paid["kv_tokens_per_engine"] < free["kv_tokens_per_engine"]
+    wrong = (("llama-2-70b", "llama-3.1-8b", "cannot draft"), ("llama-3.3-70b", "bert-large", "encoder"),
+             ("llama-3.3-70b", "no-such-model", "no-such-model"))  # fmt: skip
+    for model, draft, says in wrong:
+        with pytest.raises(InputError, match=says):
+            ns.serve("h100", model, rules=replace(plain, draft_model=draft), **load)
+    with pytest.raises(InputError, match="drafts no tokens"):
+        Rules(draft_model="llama-3.1-8b")
+
+
 def test_real_traces_run_end_to_end(shared: Path):
     folder = shared / "data" / "measured" / "serving_traces"
     code = ns.serve("h100", "llama-3.1-8b", trace=folder / "azure_2023_code.csv.gz", chips=1, **FAST)

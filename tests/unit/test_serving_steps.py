@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -118,6 +120,25 @@ def test_a_pipeline_adds_its_hops_and_speculation_its_tokens():
                              512, draft_tokens=3)).table()  # fmt: skip
     ratio = drafts.price((), [100] * 8)[0] / one.price((), [100] * 8)[0]
     assert 1 < ratio < 1.5  # four tokens each, but the weights pass once
+
+
+def test_a_draft_model_adds_its_own_steps():
+    """One pass over prompts and decodes, and one over the decodes for each further token; no host gap of its own."""
+    size = {"max_tokens": 600, "max_sequences": 16, "max_context": 4096}
+    small = Shape(load_model("llama-3.1-8b"), load_chip("h100"), precision("fp8"), 4, **size)
+    large = replace(small, model=load_model("llama-3.3-70b"), draft_tokens=3)
+    free, both, alone = (StepTimes(s).table() for s in (large, replace(large, draft=small.model), small))
+    host_s = alone.host_s
+    for prefills, contexts in (([], [1000] * 16), ([(512, 100)], [9] * 8), ([(7, 0), (300, 64)], [])):
+        passes = [alone.price(prefills, contexts)]
+        if contexts:
+            passes += [alone.price([], [past + k for past in contexts]) for k in (1, 2)]
+        for index, gap in ((0, host_s * len(passes)), (1, 0.0)):
+            added = sum(one[index] for one in passes) - gap
+            found = both.price(prefills, contexts)[index] - free.price(prefills, contexts)[index]
+            assert found == pytest.approx(added, rel=1e-3)  # its longer context moves the nodes a little
+        said = direct(replace(large, draft=small.model), prefills, contexts)
+        assert both.price(prefills, contexts)[0] == pytest.approx(said, rel=0.01)
 
 
 def test_axes():
