@@ -208,6 +208,15 @@ def visible_pairs(seq_q: Dim, seq_kv: Dim, window: Dim, causal: bool) -> Dim:
     return below(seq_kv) - below(seq_kv - seq_q)
 
 
+def read_width(dims: Mapping[str, Dim]) -> Dim:
+    """Elements that an attention kernel reads for one token of one KV head: its key and its value.
+
+    Where all heads share one cached vector as long as the key (absorbed latent attention), the value is part of it.
+    """
+    latent = (np.asarray(dims["kv_heads"]) == 1) & (np.asarray(dims["kv_width"]) == dims["head_dim"])
+    return np.where(latent, dims["head_dim"], dims["head_dim"] + dims["v_head_dim"])
+
+
 def _attention_operands(op: Op) -> tuple[Operand, ...]:
     d, f = op.dims, op.formats
     b, q = d["batch"], d["seq_q"]

@@ -13,7 +13,6 @@ typedef struct {
     double average;         /* keys a query sees */
     double bytes, dram_bytes, flops;
     double vector_s;
-    double cache;           /* bytes of all keys and values */
 } demand;
 
 typedef struct {
@@ -40,7 +39,6 @@ static demand demand_of(const nps_attention *a, double batch, double new_tokens,
         d.bytes += size;
         d.dram_bytes += a->spills[i] ? max2(size - a->chip_bytes, 0) : size;
     }
-    d.cache = d.groups * d.total * (a->key_dim + a->value_dim) * a->cache_bytes;
     return d;
 }
 
@@ -55,9 +53,11 @@ static timing with_block(const nps_attention *a, const demand *d, int b) {
 
     double matrix_s = rounds * a->block_s[b], vector_s = rounds * a->softmax_s[b];
     double busy = a->overlap ? max2(matrix_s, vector_s) : matrix_s + vector_s;
-    double step_bytes = keys * (a->key_dim + a->value_dim) * a->cache_bytes;
-    /* Keys and values are read again for every block of rows unless the shared memory holds them. */
-    double moved = d->dram_bytes + max2(blocks - 1, 0) * max2(d->cache - a->shared_bytes, 0);
+    double step_bytes = keys * a->read_bytes;
+    /* One pass over the keys of a group serves the blocks that run side by side; the next finds what shared memory
+     * holds. */
+    double passes = ceil(blocks / a->readers), again = max2(d->average * a->read_bytes - a->shared_bytes, 0);
+    double moved = d->dram_bytes + d->groups * (passes - 1) * again;
     double port_s = rounds * step_bytes / a->core_bytes_per_s, dram_s = moved / a->cache_bytes_per_s;
     double shared_s = max2(items * split * each * step_bytes, d->bytes) / a->shared_bytes_per_s;
     double wait = a->transfer_s + a->latency_s;

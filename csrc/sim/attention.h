@@ -11,9 +11,9 @@ enum { NPS_ATTENTION_BLOCKS = 30, NPS_ATTENTION_TENSORS = 4 };
 typedef struct {
     double count;
     double groups;                /* of chips; each takes its part of the batch */
-    double heads, kv_heads, key_dim, value_dim;
+    double heads, kv_heads, value_dim;
     double window;                /* tokens a query sees */
-    double cache_bytes;           /* of an element of the cache */
+    double read_bytes;            /* of a token's key and value as one KV head reads them */
     double past_bytes;            /* of the cache, read for a past token that is seen */
     double token_bytes[NPS_ATTENTION_TENSORS]; /* of each tensor with one row a new token */
     int32_t spills[NPS_ATTENTION_TENSORS];     /* it passes main memory only by what exceeds the chip's memories */
@@ -28,6 +28,7 @@ typedef struct {
     int32_t blocks, overlap;      /* of the menu that fit a core's memory; vector units work beside the engine */
     double rows[NPS_ATTENTION_BLOCKS], keys[NPS_ATTENTION_BLOCKS]; /* in the order of the menu: by rows, then keys */
     double block_s[NPS_ATTENTION_BLOCKS], softmax_s[NPS_ATTENTION_BLOCKS]; /* of a step of a core, engine and vector */
+    double readers;               /* cores that one pass over a cache serves */
     double cores, buffers, cache_bytes_per_s, core_bytes_per_s, shared_bytes, shared_bytes_per_s;
     double transfer_s, latency_s;
 } nps_attention;

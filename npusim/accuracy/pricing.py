@@ -119,10 +119,11 @@ class Shapes:
         count = len(self.table)
         seconds, bound = np.full(count, np.nan), np.full(count, "", dtype=object)
         reason = np.full(count, "", dtype=object)
-        # An attention kernel is causal or not as a whole, so its flag splits the shapes.
-        flag = self.table[:, self.names.index("causal")] if "causal" in self.names and count else np.zeros(count)
-        for value in np.unique(flag):
-            self._price(np.flatnonzero(flag == value), price, seconds, bound, reason)
+        # An attention kernel is causal or not as a whole and has one size of heads, so these split the shapes.
+        whole = [index for index, name in enumerate(self.names) if name in _OF_A_KERNEL]
+        kinds, kind = np.unique(self.table[:, whole], axis=0, return_inverse=True) if whole else ([0], np.zeros(count))
+        for number in range(len(kinds) if count else 0):
+            self._price(np.flatnonzero(kind.ravel() == number), price, seconds, bound, reason)
         out = np.full(len(self.reason), np.nan), np.full(len(self.reason), "", dtype=object), self.reason.copy()
         for target, found in zip(out, (seconds, bound, reason), strict=True):
             target[self.at] = found[self.inverse]
@@ -157,6 +158,7 @@ def _scalar(value: object) -> int:
     return int(np.asarray(value).reshape(-1)[0])
 
 
+_OF_A_KERNEL = ("causal", "head_dim", "kv_lora", "rope", "qk_nope", "v")
 _LEAST = {"kv_prefill": 0.0, "kv_decode": 0.0}  # histories may be empty
 
 

@@ -7,6 +7,7 @@ engine overlap, the engine makes the next step's scores before it uses this step
 
 from __future__ import annotations
 
+import heapq
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,16 +18,21 @@ from npusim.cost import tile
 from npusim.cost.lowering import ACCUMULATOR_BYTES, Space, cold_bytes, start
 from npusim.cost.program import CODES, Floats, Ints, Program, check_tasks
 from npusim.cost.roofline import Work
+from npusim.ops import read_width
 from npusim.workload import Op
 
 
 @dataclass(frozen=True, slots=True)
 class _Items:
-    """One entry per item: KV head and sequence (``group``), block of rows, share of the keys, core, first key, keys."""
+    """One entry per item: KV head and sequence (``group``), block of rows, share of the keys, core, first key, keys.
+
+    Items of one group and ``sweep`` read its keys side by side.
+    """
 
     group: Ints
     block: Ints
     part: Ints
+    sweep: Ints
     rows: Ints
     core: Ints
     turn: Ints
@@ -55,10 +61,44 @@ def _items(op: Op, chip: Chip, rows: int, keys: int) -> _Items:
     per_part = -(-steps // split)
     begin = first[b] + part * per_part[b] * keys
     seen = np.clip(last[b] - begin, 0, per_part[b] * keys)
-    core, turn = _dealt(seen, chip.cores)
+    group = number // split // blocks
+    # Where a pass over a cache serves many blocks, a group's run together.
+    sharing = tile.readers(chip) > 1 and not _held(op, chip)
+    core, turn = _dealt_by_group(group, seen, chip.cores) if sharing else _dealt(seen, chip.cores)
+    sweep = _rank(group, seen) % (blocks * split) // tile.readers(chip)
     order = np.lexsort((turn, core))
-    columns = (number // split // blocks, b, part, top[b] - b * rows, core, turn, begin, seen)
+    columns = (group, b, part, sweep, top[b] - b * rows, core, turn, begin, seen)
     return _Items(*(column[order] for column in columns))
+
+
+def _cache_bytes(op: Op) -> float:
+    """Keys and values of all groups, as the kernel reads them."""
+    d = op.dims
+    tokens = d["batch"] * d["kv_heads"] * (d["past"] + d["seq_q"])
+    return float(tokens * read_width(d)) * dtypes.bits(op.formats["kv"]) / 8
+
+
+def _held(op: Op, chip: Chip) -> bool:
+    """The shared memory holds all keys and values."""
+    return _cache_bytes(op) <= tile.machine(chip).shared_bytes
+
+
+def _rank(group: Ints, keys: Ints) -> Ints:
+    """Place of each item in the order by groups, the longest of a group first."""
+    rank = np.empty_like(group)
+    rank[np.lexsort((-keys, group))] = np.arange(group.size)
+    return rank
+
+
+def _dealt_by_group(group: Ints, keys: Ints, cores: int) -> tuple[Ints, Ints]:
+    """Core and position of items: group after group, each item to the core that has the fewest keys so far."""
+    core, turn = np.empty_like(group), np.empty_like(group)
+    free = [(0, 0, number) for number in range(cores)]  # keys, items, core
+    for item in np.argsort(_rank(group, keys)).tolist():
+        load, items, number = free[0]
+        core[item], turn[item] = number, items
+        heapq.heapreplace(free, (load + int(keys[item]), items + 1, number))
+    return core, turn
 
 
 def _dealt(keys: Ints, cores: int) -> tuple[Ints, Ints]:
@@ -86,7 +126,7 @@ class _Attention:
         self.unit = tile.c_chip(tile.engine(chip, op.matrix_format), self.figures)
         self.overlap = chip.core.vector.overlaps_matrix
         self.key_dim, self.value_dim = int(op.dims["head_dim"]), int(op.dims["v_head_dim"])
-        self.kv_bytes = dtypes.bits(op.formats["kv"]) / 8
+        self.token_bytes = float(read_width(op.dims)) * dtypes.bits(op.formats["kv"]) / 8
         self.items = _items(op, chip, self.rows, self.keys)
         self.split = int(self.items.part.max()) + 1
         self.build, self.cores = start(chip)
@@ -98,7 +138,7 @@ class _Attention:
         steps = max(1, int(np.ceil(i.keys / self.keys).max()))
         keys = np.clip(i.keys[:, None] - np.arange(steps) * self.keys, 0, self.keys)
         qk_s, pv_s, softmax_s = self._seconds(keys)
-        size = keys * (self.key_dim + self.value_dim) * self.kv_bytes
+        size = keys * self.token_bytes
         q_bytes, out_bytes, q_block, out_block, kv_cold = self._sides()
         kv_block = self._kv_blocks(keys, size, kv_cold)
         # Queues run tasks by number: a step's scores come before the values of the step before where both overlap
@@ -163,31 +203,33 @@ class _Attention:
         return q_bytes, out_bytes, q_block, out_block, cold["kv_read"]
 
     def _kv_blocks(self, keys: Ints, size: Floats, cold_bytes: float) -> Ints:
-        """Blocks of keys and values: what other row blocks fetched is fetched again unless shared memory holds it."""
-        i = self.items
+        """Blocks of keys and values: one for the items of a sweep; a later sweep fetches what did not stay on chip.
+
+        Without a shared memory every item fetches for itself.
+        """
+        i, d = self.items, self.op.dims
         key = i.first[:, None] + np.arange(keys.shape[1]) * self.keys
-        packed = (i.group[:, None] * (int(key.max()) + 1) + key) * (int(i.block.max()) + 1) + i.block[:, None]
-        flat, sizes = packed.ravel(), size.ravel()
-        # The first row block that visits a piece brings it; the rest bring what did not stay on chip.
-        _, first = np.unique(flat // (int(i.block.max()) + 1), return_index=True)
-        new = np.zeros(flat.size, bool)
-        new[first] = True
-        d = self.op.dims
-        cache = (
-            float(d["batch"] * d["kv_heads"] * (d["past"] + d["seq_q"]))
-            * (self.key_dim + self.value_dim)
-            * self.kv_bytes
-        )
-        again = max(cache - self.figures.shared_bytes, 0.0) / cache
+        piece = (i.group[:, None] * (int(key.max()) + 1) + key).ravel()
+        packed = piece * (int(i.sweep.max()) + 1) + np.broadcast_to(i.sweep[:, None], key.shape).ravel()
+        # Of the items that want a piece in a sweep the one with most keys of it stands for all.
+        order = np.lexsort((-size.ravel(), packed))
+        _, first, inverse = np.unique(packed[order], return_index=True, return_inverse=True)
+        asker = order[first]
+        sizes = size.ravel()[asker]
+        # The first sweep that visits a piece brings it.
+        new = np.append(True, np.diff(piece[asker]) > 0)
+        group_bytes = float(d["past"] + d["seq_q"]) * self.token_bytes
+        again = max(group_bytes - self.figures.shared_bytes, 0.0) / group_bytes
         visited = float(sizes[new].sum())
         moved = np.where(new, sizes * (cold_bytes / visited if visited else 0.0), sizes * again)
-        width = (self.key_dim + self.value_dim) * self.kv_bytes
-        origin = self.space.tensor(cache)
-        total = float(d["past"] + d["seq_q"])
-        at = origin + ((i.group[:, None] * total + key) * width).ravel()
+        origin = self.space.tensor(_cache_bytes(self.op))
+        at = origin + i.group[asker // keys.shape[1]] * group_bytes + key.ravel()[asker] * self.token_bytes
         # A page holds its tokens head by head.
-        run = np.minimum(np.ceil(sizes), float(d["page"]) * width)
-        return self.build.blocks(moved, at, run, run * float(d["kv_heads"])).reshape(keys.shape)
+        run = np.minimum(np.ceil(sizes), float(d["page"]) * self.token_bytes)
+        made = self.build.blocks(moved, at, run, run * float(d["kv_heads"]))
+        numbers = np.empty(packed.size, dtype=int)
+        numbers[order] = made[inverse.ravel()]
+        return np.where(size > 0, numbers.reshape(keys.shape), -1)
 
     def _order(self, q: Ints, load: Ints, qk: Ints, softmax: Ints, pv: Ints, some: np.ndarray) -> None:
         build, turn, depth = self.build, self.items.turn, self.figures.buffers

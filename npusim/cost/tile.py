@@ -28,7 +28,7 @@ from npusim.cost.collectives import op_seconds
 from npusim.cost.roofline import Priced, Work, passing_bytes, slowest
 from npusim.errors import InputError, Problem
 from npusim.mapping import KEEPS, GemmMapping
-from npusim.ops import NO_WINDOW, Dim, Operand, conv_gemm, expert_ranks, shared_by, visible_pairs
+from npusim.ops import NO_WINDOW, Dim, Operand, conv_gemm, expert_ranks, read_width, shared_by, visible_pairs
 from npusim.ops import active_experts as reached
 from npusim.workload import Op
 
@@ -497,11 +497,12 @@ def attention_block(op: Op, chip: Chip, work: Work) -> tuple[int, int]:
 def _block_fits(op: Op, chip: Chip, figures: Machine, rows: int, keys: int) -> bool:
     """Queries, accumulator and scores in fp32, buffered keys and values in the cache's format."""
     key_dim, value_dim = (float(np.max(op.dims[name])) for name in ("head_dim", "v_head_dim"))
+    width = float(np.max(read_width(op.dims)))
     # The engine makes the next block's scores while the vector unit works on this one's.
     assert chip.core.vector is not None
     scores = 2 * keys if chip.core.vector.overlaps_matrix else keys
     stationary = 4 * rows * (key_dim + value_dim + scores)
-    return stationary + figures.buffers * keys * (key_dim + value_dim) * _cache_bytes(op) <= figures.core_bytes
+    return stationary + figures.buffers * keys * width * _cache_bytes(op) <= figures.core_bytes
 
 
 def _cache_bytes(op: Op) -> float:
@@ -520,7 +521,7 @@ def _blocked(
     """
     assert chip.cores is not None and chip.clock_hz is not None and chip.core.vector is not None
     d = op.dims
-    key_dim, value_dim = (float(np.max(d[name])) for name in ("head_dim", "v_head_dim"))
+    value_dim, token_bytes = float(np.max(d["v_head_dim"])), read_width(d) * _cache_bytes(op)
     packed = d["heads"] / d["kv_heads"]
     blocks = np.ceil(packed * d["seq_q"] / rows)
     groups = d["batch"] * d["kv_heads"]
@@ -532,10 +533,11 @@ def _blocked(
     matrix_s, vector_s = rounds * cycles / chip.clock_hz, rounds * softmax_s(chip, rows * keys)
     busy = np.maximum(matrix_s, vector_s) if chip.core.vector.overlaps_matrix else matrix_s + vector_s
 
-    step_bytes = keys * (key_dim + value_dim) * _cache_bytes(op)
-    cache = groups * (d["past"] + d["seq_q"]) * (key_dim + value_dim) * _cache_bytes(op)
-    # Keys and values are read again for every block of rows unless the shared memory holds them.
-    moved = work.dram_bytes + np.maximum(blocks - 1, 0) * np.maximum(cache - figures.shared_bytes, 0.0)
+    step_bytes = keys * token_bytes
+    # One pass of a group's keys through the shared memory serves the blocks in flight; the next finds what it holds.
+    passes = np.ceil(blocks / readers(chip))
+    again = np.maximum(_average_reach(op) * token_bytes - figures.shared_bytes, 0.0)
+    moved = work.dram_bytes + groups * (passes - 1) * again
     loaded = items * split * np.ceil(steps / split) * step_bytes
     port_s, dram_s = rounds * step_bytes / figures.core_bytes_per_s, moved / rate
     shared_s = np.maximum(loaded, op.bytes()) / figures.shared_bytes_per_s
@@ -553,6 +555,12 @@ def _blocked(
     return time_s, moved, matrix_s, vector_s, port_s, shared_s, dram_s
 
 
+def readers(chip: Chip) -> int:
+    """Cores that one pass over a cache serves: all behind a shared memory; without one each reads for itself."""
+    assert chip.cores is not None
+    return chip.cores if machine(chip).shared_level else 1
+
+
 def cache_bytes_per_s(op: Op, chip: Chip) -> Dim:
     """Rate at which the KV cache is read: pages lie anywhere, a cache in one piece is a stream."""
     assert chip.memory is not None and chip.memory.bandwidth_bytes_per_s is not None
@@ -564,12 +572,17 @@ def cache_bytes_per_s(op: Op, chip: Chip) -> Dim:
     return chip.memory.bandwidth_bytes_per_s * dram_share(chip, run, True, 0.0)
 
 
+def _average_reach(op: Op) -> Dim:
+    """Keys a query sees, on average."""
+    d = op.dims
+    return visible_pairs(d["seq_q"], d["past"] + d["seq_q"], d["window"], bool(np.all(d["causal"]))) / d["seq_q"]
+
+
 def _reach(op: Op, positions: Dim, lone: Dim) -> Dim:
     """Keys a block of ``positions`` query positions visits: the average, or the most where every core has one block."""
     d = op.dims
     total = d["past"] + d["seq_q"]
-    causal = bool(np.all(np.asarray(d["causal"]) > 0))
-    average = visible_pairs(d["seq_q"], total, d["window"], causal) / d["seq_q"]
+    causal, average = bool(np.all(d["causal"])), _average_reach(op)
     block = np.minimum(positions, d["seq_q"])
     most = np.minimum(total, d["window"] + block) if causal else total
     # Inside a block the last row sees up to block/2 keys more than the average one.

@@ -17,6 +17,7 @@ from npusim.chip import Chip
 from npusim.cost import energy, roofline, tile
 from npusim.llm import decode, prefill
 from npusim.models import Model
+from npusim.ops import read_width
 from npusim.workload import Op
 
 
@@ -91,8 +92,8 @@ def _describe(c: Any, bare: Op, op: Op, chip: Chip) -> None:
     assert chip.memory is not None and chip.memory.bandwidth_bytes_per_s is not None
     d = op.dims
     c.count, c.compute, c.memory = op.count, 1.0, 1.0
-    c.heads, c.kv_heads, c.key_dim, c.value_dim = d["heads"], d["kv_heads"], d["head_dim"], d["v_head_dim"]
-    c.window, c.cache_bytes = d["window"], dtypes.bits(op.formats["kv"]) / 8
+    c.heads, c.kv_heads, c.value_dim, c.window = d["heads"], d["kv_heads"], d["v_head_dim"], d["window"]
+    c.read_bytes = read_width(d) * dtypes.bits(op.formats["kv"]) / 8
     rows = [operand for operand in op.operands if operand.name != "kv_read"]
     c.past_bytes = sum(operand.bytes for operand in op.operands if operand.name == "kv_read")
     for index, operand in enumerate(rows):
@@ -130,7 +131,7 @@ def _describe_tiles(c: Any, op: Op, chip: Chip) -> None:
         c.rows[index], c.keys[index] = rows, keys
         c.block_s[index] = sum(cycles) / chip.clock_hz
         c.softmax_s[index] = tile.softmax_s(chip, rows * keys)
-    c.cores, c.buffers = chip.cores, figures.buffers
+    c.cores, c.readers, c.buffers = chip.cores, tile.readers(chip), figures.buffers
     c.cache_bytes_per_s = tile.cache_bytes_per_s(op, chip)
     c.core_bytes_per_s = figures.core_bytes_per_s
     c.shared_bytes, c.shared_bytes_per_s = figures.shared_bytes, figures.shared_bytes_per_s
