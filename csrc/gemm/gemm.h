@@ -121,8 +121,8 @@ int gemm_run(const gemm_ctx *ctx, const gemm_args *g, int c_type, int threads);
 /* Threads worth waking for a product. */
 int gemm_useful_threads(const gemm_args *g, int threads);
 
-/* Whether the product is computed as dot products along memory, which gemm_dots does; C may have any strides, also where
- * it is stored as 16 bits. */
+/* Whether the product is computed as dot products along memory, which gemm_dots does; C may have any strides, also
+ * where it is stored as 16 bits. */
 bool gemm_is_dots(const gemm_ctx *ctx, const gemm_args *g);
 int gemm_dots(const gemm_ctx *ctx, const gemm_args *g, int c_type, int threads);
 
