@@ -5,7 +5,7 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
-enum { AHEAD = 512, COLUMNS_AHEAD = 256, LINE = 16, PAGE = 1024 }; /* floats */
+enum { AHEAD = 512, COLUMNS_AHEAD = 256, LINE = 16 }; /* floats */
 
 #define TARGET __attribute__((target("avx2,fma,f16c")))
 
@@ -132,19 +132,10 @@ TARGET int64_t gemm_columns_avx2(int rows, int64_t n, int64_t kc, const float *a
                                  int64_t ldb, float *c, int64_t rsc, bool add) {
     int64_t j = 0;
     for (; j + 16 <= n; j += 16, b += 16 * ldb, c += 16)
-        switch (rows) {
-        case 1:
-            if (ldb % PAGE == 0) { /* a set of L1 holds 8 lines */
-                columns(1, 1, kc, a, rsa, b, ldb, c, rsc, add);
-                columns(1, 1, kc, a, rsa, b + 8 * ldb, ldb, c + 8, rsc, add);
-            } else {
-                columns(1, 2, kc, a, rsa, b, ldb, c, rsc, add);
-            }
-            break;
-        case 2: columns(2, 2, kc, a, rsa, b, ldb, c, rsc, add); break;
-        case 3: columns(3, 2, kc, a, rsa, b, ldb, c, rsc, add); break;
-        default: columns(4, 2, kc, a, rsa, b, ldb, c, rsc, add); break;
-        }
+        if (rows == 3)
+            columns(3, 2, kc, a, rsa, b, ldb, c, rsc, add);
+        else
+            columns(4, 2, kc, a, rsa, b, ldb, c, rsc, add);
     return j;
 }
 

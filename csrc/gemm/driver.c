@@ -68,9 +68,13 @@ static int64_t part_size(int64_t size, int64_t unit, int threads) {
     return npk_round_up(npk_ceil_div(size, parts), unit);
 }
 
-int gemm_run(const gemm_ctx *ctx, const gemm_args *g, int c_type, int threads) {
+int gemm_useful_threads(const gemm_args *g, int threads) {
     double work = (double)g->m * (double)g->n * (double)g->k / MIN_WORK_PER_THREAD;
-    int useful = work < threads ? (work < 1 ? 1 : (int)work) : threads;
+    return work < threads ? (work < 1 ? 1 : (int)work) : threads;
+}
+
+int gemm_run(const gemm_ctx *ctx, const gemm_args *g, int c_type, int threads) {
+    int useful = gemm_useful_threads(g, threads);
     if (c_type == NPK_GEMM_F32 && useful <= 1)
         return gemm_multiply(ctx, g);
     job x = {.ctx = ctx, .whole = g, .c_type = c_type, .rows = g->m, .cols = g->n, .status = NPK_OK};
@@ -156,11 +160,14 @@ static int product(const gemm_ctx *ctx, const gemm_args *g, int c_type, int thre
         fill_zero(g, c_type);
         return NPK_OK;
     }
+    gemm_args t = transposed(g);
+    if (gemm_is_dots(ctx, g))
+        return gemm_dots(ctx, g, c_type, threads);
+    if (!g->packed_b && gemm_is_dots(ctx, &t))
+        return gemm_dots(ctx, &t, c_type, threads);
     /* Micro-kernels write along rows; a column-major or one-column C is turned over. */
-    if (g->rsc == 1 && (g->csc != 1 || g->n == 1) && !g->packed_b && c_type == NPK_GEMM_F32) {
-        gemm_args t = transposed(g);
+    if (g->rsc == 1 && (g->csc != 1 || g->n == 1) && !g->packed_b && c_type == NPK_GEMM_F32)
         return gemm_run(ctx, &t, c_type, threads);
-    }
     return gemm_run(ctx, g, c_type, threads);
 }
 

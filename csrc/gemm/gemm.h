@@ -4,9 +4,10 @@
  * Van Zee and van de Geijn, "BLIS: A Framework for Rapidly Instantiating BLAS Functionality", ACM
  * TOMS 41(3), 2015. The loops are shared; an instruction set contributes one gemm_ctx.
  *
- * Whatever the path, an element of C is the same sum: k is cut into equal blocks of at most ctx->kc, each block
+ * An element of C is the same sum on every path but one: k is cut into equal blocks of at most ctx->kc, each block
  * is one chain of (fused) multiply-adds in the order of p that starts from zero, and the block sums
- * are added up in order. Its bits depend on k and the instruction set only. */
+ * are added up in order. Its bits depend on k and the instruction set only. The exception is a dot product along
+ * memory, gemm_is_dots, whose order dots_simd.h gives. */
 #ifndef NPK_GEMM_H
 #define NPK_GEMM_H
 
@@ -65,17 +66,21 @@ typedef struct {
     /* dst[j / width * step + r * width + j % width] = x[r * rs + j] for j < n, a multiple of width = nr; NULL where
      * plain C does it. */
     void (*copy)(int width, int64_t rows, int64_t n, const float *x, int64_t rs, float *dst, int64_t step);
-    /* The first columns of C, for at most GEMM_COLUMN_ROWS rows of A and a B whose columns are contiguous,
-     * b[j * ldb + p], without packing; returns how many columns were done. NULL where there is none. */
+    /* The first columns of C, for GEMM_DOT_ROWS + 1 to GEMM_COLUMN_ROWS rows of A and a B whose columns are
+     * contiguous, b[j * ldb + p], without packing; returns how many columns were done. NULL where there is none. */
     int64_t (*columns)(int rows, int64_t n, int64_t kc, const float *a, int64_t rsa, const float *b, int64_t ldb,
                        float *c, int64_t rsc, bool add);
+    /* c[i * rsc + j * csc] = dot product of a[i * rsa + p] and b[j * ldb + p] over p < k, for at most GEMM_DOT_ROWS
+     * rows and n columns. NULL where there is none. */
+    void (*dots)(int rows, int64_t n, int64_t k, const float *a, int64_t rsa, const float *b, int64_t ldb, float *c,
+                 int64_t rsc, int64_t csc);
     /* dst[r * ld + j] = x[r * rs + j] for r < rows, j < n, from 16-bit floats; and back, ties to even. */
     void (*widen)(int type, int64_t rows, int64_t n, const uint16_t *x, int64_t rs, float *dst, int64_t ld);
     void (*narrow)(int type, int64_t rows, int64_t n, const float *x, int64_t rs, uint16_t *dst, int64_t ld);
     bool packs_all; /* compilers make vectors of packed tiles only */
 } gemm_ctx;
 
-enum { GEMM_COLUMN_ROWS = 4 };
+enum { GEMM_COLUMN_ROWS = 4, GEMM_DOT_ROWS = 2 };
 enum { GEMM_MAX_MR = 14, GEMM_MAX_NR = 32 }; /* largest of any context */
 
 /* NULL when the build or the CPU lacks the instruction set. */
@@ -112,6 +117,14 @@ int gemm_multiply(const gemm_ctx *ctx, const gemm_args *g);
 
 /* The same on up to `threads` threads; C stored as `c_type` when that is not float. */
 int gemm_run(const gemm_ctx *ctx, const gemm_args *g, int c_type, int threads);
+
+/* Threads worth waking for a product. */
+int gemm_useful_threads(const gemm_args *g, int threads);
+
+/* Whether the product is computed as dot products along memory, which gemm_dots does; C may have any strides, also
+ * where it is stored as 16 bits. */
+bool gemm_is_dots(const gemm_ctx *ctx, const gemm_args *g);
+int gemm_dots(const gemm_ctx *ctx, const gemm_args *g, int c_type, int threads);
 
 /* What the calling thread keeps memory for. */
 enum { GEMM_PACKING, GEMM_RESULT, GEMM_SCRATCHES };

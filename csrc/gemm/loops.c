@@ -215,8 +215,8 @@ static int64_t multiply_columns(const gemm_ctx *ctx, const gemm_args *g) {
 
 int gemm_multiply(const gemm_ctx *ctx, const gemm_args *g) {
     bool floats = g->a.type == NPK_GEMM_F32 && g->b.type == NPK_GEMM_F32 && !g->packed_b && !g->lines;
-    if (ctx->columns && floats && g->m <= GEMM_COLUMN_ROWS && g->b.rs == 1 && g->b.cs != 1 && g->a.cs == 1
-        && g->csc == 1) {
+    bool some_rows = g->m > GEMM_DOT_ROWS && g->m <= GEMM_COLUMN_ROWS;
+    if (ctx->columns && floats && some_rows && g->b.rs == 1 && g->b.cs != 1 && g->a.cs == 1 && g->csc == 1) {
         int64_t done = multiply_columns(ctx, g);
         gemm_args rest = *g;
         rest.n -= done;

@@ -21,12 +21,25 @@ typedef __m256i MASK;
 #define v_store_some(x, mask, v) _mm256_maskstore_ps(x, mask, v)
 #include "ukr_simd.h"
 
+/* out[q] = sum of the 16 lanes of x[q], for four dot products; in the order of dots_simd.h. */
+TARGET NPK_INLINE void v_sums(V (*x)[2], float *out) {
+    __m128 four[4];
+    NPK_UNROLL
+    for (int q = 0; q < 4; q++) {
+        V eight = v_add(x[q][0], x[q][1]);
+        four[q] = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    }
+    _MM_TRANSPOSE4_PS(four[0], four[1], four[2], four[3]);
+    _mm_storeu_ps(out, _mm_add_ps(_mm_add_ps(four[0], four[2]), _mm_add_ps(four[1], four[3])));
+}
+#include "dots_simd.h"
+
 ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6)
 
 static const gemm_tile TILE[MR] = {rows1, rows2, rows3, rows4, rows5, rows6};
 static const gemm_tile STRIP[MR] = {strip1, strip2, strip3, strip4, strip5, strip6};
 static const gemm_ctx CTX = {MR, NR, 240, 384, 4080, TILE, STRIP, gemm_transpose_avx2, gemm_copy_avx2,
-                             gemm_columns_avx2, gemm_widen_avx2, gemm_narrow_avx2, false};
+                             gemm_columns_avx2, dots, gemm_widen_avx2, gemm_narrow_avx2, false};
 
 const gemm_ctx *gemm_ctx_avx2(void) {
     return npk_cpu_supports("avx2") && npk_cpu_supports("fma") && npk_cpu_supports("f16c") ? &CTX : NULL;

@@ -111,7 +111,8 @@ def prepack(b: AnyArray, *, variant: str | None = None) -> Packed:
             ``NPUKERNELS_VARIANT``.
 
     Returns:
-        What ``gemm`` takes as ``b``, with the same bits as result. It holds a copy.
+        What ``gemm`` takes as ``b``, with the same bits as result (but where ``gemm`` would compute dot products
+        along memory: docs/kernels-gemm.md). It holds a copy.
 
     Raises:
         InputError: bad dtype or shape, an unknown variant, or no memory.

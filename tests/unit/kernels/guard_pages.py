@@ -16,7 +16,7 @@ PAGE = mmap.PAGESIZE
 LIBC = ctypes.CDLL(None, use_errno=True)
 LIBC.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 PROT_NONE, PROT_READ_WRITE = 0, 3
-DATA_PAGES = 56  # the largest operand below is 89 x 599 float32, 52.1 pages
+DATA_PAGES = 188  # the largest operand below is 20 x 9601 float32, 187.6 pages
 
 
 class Guarded:
@@ -107,8 +107,27 @@ def family(cases: int) -> None:
     print(ran)
 
 
+def long(columns: int) -> None:
+    """At most 4 rows against up to ``columns`` contiguous columns, whose length is no multiple of a vector's."""
+    areas = [Guarded() for _ in range(3)]
+    ran = 0
+    for k in (9217, 9601):
+        for m in range(1, 5):
+            for n in range(1, columns + 1):
+                for at_end in (False, True):
+                    shapes = ((m, k), (n, k), (m, n))
+                    a, w, out = (area.matrix(*s, at_end) for area, s in zip(areas, shapes, strict=True))
+                    a[...], w[...] = 1, 1
+                    for variant in [v for v in nk.variants("gemm") if v.startswith("c-")]:
+                        out[...] = np.nan
+                        nk.gemm(a, w.T, out=out, variant=variant)
+                        assert (out == k).all(), (variant, m, n, k, at_end)
+                        ran += 1
+    print(ran)
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "plant":
         plant()
     else:
-        (family if sys.argv[1] == "family" else main)(int(sys.argv[-1]))
+        {"family": family, "long": long}.get(sys.argv[1], main)(int(sys.argv[-1]))

@@ -41,3 +41,13 @@ static inline V v_fma(V a, V b, V c) {
         c.lane[i] = fmaf(a.lane[i], b.lane[i], c.lane[i]);
     return c;
 }
+
+static inline void v_sums(V (*x)[1], float *out) {
+    for (int q = 0; q < 4; q++) {
+        V sum = x[q][0];
+        for (int half = LANES / 2; half > 0; half /= 2)
+            for (int i = 0; i < half; i++)
+                sum.lane[i] += sum.lane[i + half];
+        out[q] = sum.lane[0];
+    }
+}

@@ -27,5 +27,12 @@ def test_nor_does_any_other_of_the_family():
     assert int(done.stdout) == CASES * 2 * 11 * len([v for v in nk.variants("gemm") if v.startswith("c-")])
 
 
+def test_nor_do_long_rows_of_few_against_contiguous_columns():
+    done = run(SCRIPT, "long", "20")
+
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) == 2 * 4 * 20 * 2 * len([v for v in nk.variants("gemm") if v.startswith("c-")])
+
+
 def test_a_planted_overrun_is_caught():
     assert run(SCRIPT, "plant").returncode == -signal.SIGSEGV

@@ -28,6 +28,34 @@ def test_our_own_kernel_is_explained_bit_for_bit():
     assert np.mean(nk.gemm(a, b, variant="c-avx2") == expected) > 0.97  # float64 adders round twice, rarely
 
 
+def _dots(a, b):
+    """The other order of docs/kernels-gemm.md: 16 chains over p mod 16, halved until one is left."""
+    chains = np.zeros((a.shape[0], b.shape[1], 16), np.float32)
+    for p in range(a.shape[1]):
+        product = a[:, p, None].astype(float) * b[p].astype(float)
+        chains[..., p % 16] = (chains[..., p % 16] + product).astype(np.float32)
+    while chains.shape[-1] > 1:
+        half = chains.shape[-1] // 2
+        chains = chains[..., :half] + chains[..., half:]
+    return chains[..., 0]
+
+
+@pytest.mark.skipif("c-avx2" not in nk.variants("gemm"), reason="this CPU or build lacks avx2 and fma")
+@pytest.mark.parametrize("k", [1, 7, 15, 16, 31, 903])
+def test_few_rows_against_contiguous_columns_are_dot_products(k):
+    a, b = _factors(m=2, n=35, k=k)
+    for rows in (1, 2):
+        left, right, expected = a[:rows], np.asfortranarray(b), _dots(a[:rows], b)
+        products = {
+            "as it is": nk.gemm(left, right, variant="c-avx2"),
+            "turned over": nk.gemm(right.T, left.T, variant="c-avx2").T,
+            "A with steps": nk.gemm(np.repeat(left, 2, axis=1)[:, ::2], right, variant="c-avx2"),
+        }
+        for name, got in products.items():
+            assert np.mean(got == expected) > 0.97, (name, rows)  # float64 adders round twice, rarely
+            assert np.array_equal(got, products["as it is"]), (name, rows)
+
+
 def test_narrow_formats_round_to_their_mantissa():
     x = np.array([1 + 2.0**-11, 1 + 3 * 2.0**-11, 65520.0, -1e9, 2.0**-25, np.nan])
     with np.errstate(over="ignore"):
