@@ -14,10 +14,13 @@ run $tests/test_gemm.py $tests/test_gemm_family.py $tests/test_qgemm.py $tests/t
   -k "($names) and not (ref or $slow or $absent)"
 EVERY=5 run $tests/test_attention.py -k "not ($slow or $absent)"
 run $tests/test_quantized.py -k "not ($slow or $absent)"
+# A product in 8 bits without VNNI is that of AVX2; the reference has no shortcut.
+ONLY_VARIANTS="$1 c-avx2" run $tests/test_shortcuts.py
 guard guard_pages.py 100
 guard guard_pages.py family 40
 guard guard_pages_quant.py 40
 guard guard_rows.py 25
+guard guard_shortcuts.py 5
 guard attention_guard_pages.py 40
 guard formats_guard_pages.py 40
 exit $status

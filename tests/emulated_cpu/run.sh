@@ -30,7 +30,7 @@ mkdir -p "$root/bin" "$root/npusim" "$root/site" "$job/iso"
 cp /bin/busybox "$root/bin/"
 cp "$here/init" "$root/init"
 chmod +x "$root/init"
-cp -r npusim kernels tests "$root/npusim/"
+cp -r npusim kernels tests bench "$root/npusim/"
 sed 's/, "ignore::pytest_benchmark[^"]*"//' pyproject.toml > "$root/npusim/pyproject.toml" # stays behind
 read -r executable prefix library < <("$python" -c 'import sys, sysconfig as s
 print(getattr(sys, "_base_executable", sys.executable), sys.base_prefix, s.get_path("stdlib"))')
@@ -58,6 +58,8 @@ while wanted:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(file.locate(), target)
 COPY
+# Compiled here once, not there by every process: that took most of its time.
+"$python" -m compileall -q --invalidation-mode unchecked-hash -s "$root" "$root/site" "$root/npusim"
 { echo "$executable"; find "$root" -name '*.so*' -type f; } | xargs -n 1 ldd 2>/dev/null |
   grep -oE '/[^ ]+\.so[^ ]*' | grep -v "^$root" | sort -u | while read -r needed; do
   mkdir -p "$root$(dirname "$needed")"
