@@ -24,7 +24,7 @@ def declarations(headers: list[str]) -> str:
 
 
 # An argument of any type; csrc/python/shortcut.c has the same union.
-SLOT = "\ntypedef union { int64_t i; double f; void *p; } npk_slot;\n"
+SLOT = "\ntypedef union npk_slot { int64_t i; double f; void *p; } npk_slot;\n"
 
 
 def adapters(text: str) -> dict[str, str]:

@@ -11,9 +11,9 @@ static const float SMALLEST_SCALE = 0x1p-126f;
 /* Every row of a tensor with its scale: sizes and steps as of npk_quantize_int, checked by `valid`. */
 #define FOR_EACH_ROW(t, scale_at, from, count)                                                                   \
     for (int64_t b_ = 0; b_ < (t)->blocks; b_++)                                                                  \
-        for (int64_t r_ = 0, scale_at, from, count; scale_at = b_ * (t)->sb + r_ * (t)->sr,                       \
-                     from = b_ * (t)->len + r_ * (t)->cols, count = npk_min((t)->cols, (t)->len - r_ * (t)->cols), \
-                     r_ * (t)->cols < (t)->len;                                                                   \
+        for (int64_t r_ = 0, scale_at, from, count; r_ * (t)->cols < (t)->len                                     \
+             && (scale_at = b_ * (t)->sb + r_ * (t)->sr, from = b_ * (t)->len + r_ * (t)->cols,                   \
+                 count = npk_min((t)->cols, (t)->len - r_ * (t)->cols));                                          \
              r_++)
 
 static bool valid(const npk_tensor *t, int64_t *count) {
@@ -139,11 +139,12 @@ int npk_quantize_tensor(int isa, const npk_tensor *t, const float *x, uint8_t *c
     int64_t n;
     if (!valid(t, &n) || !x || !codes || !stored)
         return NPK_EINVAL;
-    float *low = malloc((size_t)t->scales * 2 * sizeof *low), *high = low + t->scales;
+    float *low = malloc((size_t)t->scales * 2 * sizeof *low);
     int32_t *none = zero ? NULL : calloc((size_t)t->scales, sizeof *none);
     float *steps = t->element == NPK_ELEMENT_INT ? NULL : malloc((size_t)n * sizeof *steps);
     int status = low && (zero || none) && (steps || t->element == NPK_ELEMENT_INT) ? NPK_OK : NPK_ENOMEM;
     if (status == NPK_OK) {
+        float *high = low + t->scales;
         find_extremes(t, x, low, high);
         for (int64_t i = 0; i < t->scales; i++)
             if (!derive(t, i, low[i], high[i], stored, zero))

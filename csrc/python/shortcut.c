@@ -27,14 +27,15 @@ enum {
     PLANS = 128, /* a Shortcut keeps; a power of two */
 };
 
-/* One argument of a C function; csrc/declarations.py has the same union. */
-typedef union {
+/* One argument of a C function; csrc/declarations.py has the same union, by the same name, so that the adapters there
+ * are of the very type they are called by. */
+typedef union npk_slot {
     int64_t i;
     double f;
     void *p;
-} Slot;
+} npk_slot;
 
-typedef int (*Function)(const Slot *slots);
+typedef int (*Function)(const npk_slot *slots);
 
 /* The structure behind `__array_struct__`. */
 typedef struct {
@@ -52,7 +53,8 @@ enum { FLOAT = -1, INTEGER = -2 };
 enum { FLAGS = 0x1 | 0x2 | 0x100 | 0x400 }; /* C- and Fortran-contiguous, aligned, writeable */
 
 typedef struct {
-    char *data, *low, *high; /* its first element; the bytes it reaches, [low, high) */
+    char *data;          /* its first element */
+    uintptr_t low, high; /* the bytes it reaches, [low, high) */
 } View;
 
 typedef struct {
@@ -66,7 +68,7 @@ typedef struct {
     Function function;
     int64_t *word;
     uint8_t from[MAX_SLOTS]; /* per slot: CONSTANT, the number of an array, or FRESH + the number of a new one */
-    Slot slot[MAX_SLOTS];
+    npk_slot slot[MAX_SLOTS];
     PyObject *options, *shapes, *held;
 } Plan;
 
@@ -137,17 +139,19 @@ static bool look(PyObject *x, View *view, Kind *kind) {
     const ArrayInterface *a = capsule ? PyCapsule_GetPointer(capsule, NULL) : NULL;
     bool taken = a && a->dims <= MAX_DIMS;
     if (taken) {
-        view->data = view->low = view->high = a->data;
+        view->data = a->data;
+        view->low = view->high = (uintptr_t)a->data;
         kind->word[kind->words++] = number | (int64_t)a->dims << 8 | (int64_t)(a->flags & FLAGS) << 16;
         for (int i = 0; i < a->dims; i++) {
             kind->word[kind->words++] = a->shape[i];
             kind->word[kind->words++] = a->strides[i];
-            Py_ssize_t reach = (a->shape[i] - 1) * a->strides[i];
-            if (reach < 0) view->low += reach;
+            /* Unsigned: NumPy makes arrays of any strides, which the public function has to refuse. */
+            uintptr_t reach = ((uintptr_t)a->shape[i] - 1) * (uintptr_t)a->strides[i];
+            if (a->strides[i] < 0) view->low += reach;
             else view->high += reach;
             taken = taken && a->shape[i] > 0;
         }
-        view->high += a->itemsize;
+        view->high += (uintptr_t)a->itemsize;
     }
     Py_XDECREF(capsule);
     return taken;
@@ -273,7 +277,8 @@ static PyObject *result_of(const Plan *plan, PyObject *const *arguments, PyObjec
 }
 
 /* run(*arrays, *options): the result, or None when the caller has to do without a shortcut. */
-static PyObject *shortcut_run(Shortcut *self, PyObject *const *arguments, Py_ssize_t count) {
+static PyObject *shortcut_run(PyObject *object, PyObject *const *arguments, Py_ssize_t count) {
+    Shortcut *self = (Shortcut *)object;
     View view[MAX_ARRAYS];
     if (count != self->arrays + self->options) {
         PyErr_SetString(PyExc_TypeError, "wrong number of arguments");
@@ -289,7 +294,7 @@ static PyObject *shortcut_run(Shortcut *self, PyObject *const *arguments, Py_ssi
     void *address[MAX_FRESH] = {0};
     int status = -1;
     if (make_fresh(plan, fresh, address)) {
-        Slot slot[MAX_SLOTS];
+        npk_slot slot[MAX_SLOTS];
         for (int i = 0; i < plan->slots; i++) {
             uint8_t from = plan->from[i];
             slot[i] = plan->slot[i];
@@ -310,7 +315,7 @@ static PyObject *shortcut_run(Shortcut *self, PyObject *const *arguments, Py_ssi
 
 /* Fills a plan's slots from the bytes of them and of where they come from; false when these do not fit. */
 static bool take_slots(Plan *plan, const char *slots, Py_ssize_t size, const char *from, Py_ssize_t count, int arrays) {
-    if (count > MAX_SLOTS || size != count * (Py_ssize_t)sizeof(Slot)) return false;
+    if (count > MAX_SLOTS || size != count * (Py_ssize_t)sizeof(npk_slot)) return false;
     memcpy(plan->slot, slots, (size_t)size);
     memcpy(plan->from, from, (size_t)count);
     for (int i = 0; i < count; i++) {
@@ -324,7 +329,8 @@ static bool take_slots(Plan *plan, const char *slots, Py_ssize_t size, const cha
 /* keep(arguments, function, slots, from, shapes, result, held): what `run` shall do for such arguments.
  * `function` is an address, `slots` and `from` are bytes, `shapes` the arguments of `empty` for every new array,
  * `result` the number of the argument to return or -1 for what is new; `held` is kept alive. */
-static PyObject *shortcut_keep(Shortcut *self, PyObject *given) {
+static PyObject *shortcut_keep(PyObject *object, PyObject *given) {
+    Shortcut *self = (Shortcut *)object;
     PyObject *arguments, *shapes, *held;
     const char *slots, *from;
     Py_ssize_t size, count;
@@ -386,17 +392,17 @@ static PyObject *shortcut_new(PyTypeObject *type, PyObject *arguments, PyObject 
     return (PyObject *)self;
 }
 
-static void shortcut_free(Shortcut *self) {
-    PyTypeObject *type = Py_TYPE((PyObject *)self);
-    for (int i = 0; i < PLANS; i++) release(self->plan[i]);
+static void shortcut_free(PyObject *object) {
+    PyTypeObject *type = Py_TYPE(object);
+    for (int i = 0; i < PLANS; i++) release(((Shortcut *)object)->plan[i]);
     freefunc free_it = (freefunc)PyType_GetSlot(type, Py_tp_free);
-    free_it(self);
+    free_it(object);
     Py_DECREF(type);
 }
 
 static PyMethodDef shortcut_methods[] = {
     {"run", (PyCFunction)(void (*)(void))shortcut_run, METH_FASTCALL, "The result, or None without a shortcut."},
-    {"keep", (PyCFunction)shortcut_keep, METH_VARARGS, "Keeps what C was told; whether it could."},
+    {"keep", shortcut_keep, METH_VARARGS, "Keeps what C was told; whether it could."},
     {0},
 };
 

@@ -147,6 +147,23 @@ def test_the_c_side_checks_its_own_arguments():
     assert lib.npk_dequantize_int(0, 0, 2**62, 2**62, *scaled, 1, null, 1) == lib.NPK_OK
 
 
+@pytest.mark.skipif(not nk.native_available(), reason="the C extension is not built")
+def test_tensors_have_scales_that_exist_and_fit_the_memory():
+    ffi, lib = native.require_native().ffi, native.require_native().lib
+    x, codes, scale = ffi.new("float[]", [1, -2]), ffi.new("uint8_t[2]"), ffi.new("float[1]")
+
+    def status(**sizes):
+        values = {"blocks": 1, "len": 2, "cols": 2, "scales": 1, "element": lib.NPK_ELEMENT_INT, "bits": 8,
+                  "low": -127, "high": 127, "largest": 127, "factor": 1} | sizes  # fmt: skip
+        return lib.npk_quantize_tensor(0, ffi.new("npk_tensor *", values), x, codes, scale, ffi.NULL, 1)
+
+    assert status() == lib.NPK_OK
+    assert list(codes) == [64, 256 - 127]
+    assert status(sb=2**63 - 1, sr=2**63 - 1) == lib.NPK_EOVERFLOW
+    assert status(scales=2**55) == lib.NPK_ENOMEM
+    assert status(sc=1) == status(cols=1, sr=1) == status(blocks=2, sb=1) == lib.NPK_EINVAL
+
+
 @pytest.mark.skipif(COMPILER is None or not (ROOT / "csrc/formats").is_dir(), reason="no compiler or C sources")
 def test_the_avx512_casts_on_any_cpu(tmp_path):
     """The shipped file with its intrinsics replaced by sixteen plain lanes."""

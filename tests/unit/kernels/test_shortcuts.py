@@ -242,3 +242,11 @@ def test_a_shortcut_checks_what_it_is_made_of():
     for sizes in ((0, 0, 0), (13, 0, 0), (1, 99, 0), (1, 0, 2)):
         with pytest.raises(ValueError, match="too many"):
             shortcuts._shortcut.Shortcut(*sizes)
+
+
+@pytest.mark.parametrize("stride", [2**61, 2**62, -(2**62)])
+def test_strides_beyond_the_address_space_are_refused_in_every_call(stride):
+    x = np.lib.stride_tricks.as_strided(np.ones((4, 8), np.float32), strides=(stride, 4))
+    for _ in range(2):
+        with pytest.raises(InputError, match="63 bits"):
+            nk.softmax(x)
