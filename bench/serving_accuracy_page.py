@@ -13,7 +13,8 @@ HEAD = """# The serving engine against measured throughput
 Written by `python -m bench.serving_accuracy`; do not edit. Error = predicted / measured - 1 of output tokens per
 second, in percent; a row of the table is one group of runs.
 
-- **chip file alone**: `npusim serve` as it is without options (`--calibration none`); empty where it was not run.
+- **chip file alone**: `npusim serve` as it is without options (`--calibration none`); empty where it
+  predicts nothing.
 - **auto**: `--calibration auto`. Operators are priced by calibration documents of measured kernels, of the chip where
   it was measured (*calibrated*), otherwise of its class (*transferred*); host time and the share of memory in use
   come from `catalog/serving/constants.yaml`. Kernels were measured one by one on other occasions; no run below
@@ -66,12 +67,25 @@ def _percent(value: float | None, sign: bool = False) -> str:
     return "" if value is None else f"{value:+.1f}" if sign else f"{value:.1f}"
 
 
-def document(found: Sequence[Result], figures: Mapping[str, Mapping[str, Any]]) -> str:
+QUOTED = """## What an answer quotes
+
+`npusim serve --calibration auto` names the error of its program and state (`errors_pct` of
+`catalog/serving/constants.yaml`): *calibrated*, mean absolute error of the runs its constants were fitted on;
+*transferred*, of the same runs kept aside; for trtllm, whose host time is zero, of the MLPerf runs above in that state.
+
+| program | calibrated | transferred |
+|---|---|---|"""
+
+
+def document(
+    found: Sequence[Result], figures: Mapping[str, Mapping[str, Any]], errors: Mapping[str, Mapping[str, float]]
+) -> str:
     """The page as Markdown.
 
     Args:
         found: all runs.
         figures: errors by group.
+        errors: by program and state.
     """
     lines = [HEAD, "", "| group | runs | chip file alone | auto: mean | **auto: mean abs.** | auto: median abs. | "
              "**kept aside** | state |", "|---|---|---|---|---|---|---|---|"]  # fmt: skip
@@ -82,6 +96,8 @@ def document(found: Sequence[Result], figures: Mapping[str, Mapping[str, Any]]) 
             f"{_percent(row['mean'], True)} | **{_percent(row['auto'])}** | {_percent(row['median'])} | {aside} | "
             f"{row['state']} |"
         )
+    lines += ["", QUOTED]
+    lines += [f"| {name} | {row['calibrated']:.1f} | {row['transferred']:.1f} |" for name, row in errors.items()]
     lines += ["", "## Runs at maximum load and scenarios", "", "| group | run | measured, tokens/s | chip file alone | "
               "auto | kept aside |", "|---|---|---|---|---|---|"]  # fmt: skip
     for one in found:

@@ -288,7 +288,10 @@ def _run(result: Serving, hardware: Chip) -> tuple[dict[str, Any], str]:
     from npusim.serving.limits import limits_of
 
     data = {**result.to_dict(), "limits": limits_of(result).to_dict()}
-    return data, serving_text.render(data, result.over_time(), chip_notes(hardware, result.case.fidelity))
+    kernels = result.case.constants.kernels
+    calibrated = kernels is not None and kernels.state != "uncalibrated"
+    notes = chip_notes(hardware, result.case.fidelity, calibrated=calibrated)
+    return data, serving_text.render(data, result.over_time(), notes)
 
 
 def _seen(result: Serving, given: dict[str, Any]) -> list[str]:

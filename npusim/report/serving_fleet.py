@@ -21,7 +21,7 @@ def render(data: Mapping[str, Any], serving: str) -> str:
     slo = replica["slo"] or {}
     limits = ", ".join(f"{key.removesuffix('_s').upper()} {1e3 * slo[key]:g} ms" for key in slo if key != "attainment")
     held = f"{100 * slo['attainment']:.4g}% of them within {limits}" if slo else "without limits"
-    shape = f"tp {data['tp']}, pp {data['pp']}" if data["pp"] > 1 else f"tp {data['tp']}"
+    shape = f"tp {data['tp']}" + "".join(f", {name} {data[name]}" for name in ("pp", "ep") if data[name] > 1)
     lines = [
         f"{units.show(data['fleet_flops_per_s'], 'FLOP/s', 4)} ({data['fleet_precision']}, dense) of {replica['chip']} "
         f"serving {replica['model']} ({replica['precision']})",

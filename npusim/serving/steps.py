@@ -192,6 +192,10 @@ def _priced(s: Shape, ops: list[Op], nodes: Ints) -> _Part:
     return _Part(nodes, costs)
 
 
+# The shares of decodes of the last table, most of its time and memory: runs of one engine mostly follow each other.
+_LAST_SHARES: list[tuple[Attention, tuple[float, float], Floats]] = []
+
+
 class StepTimes:
     """The priced parts of the steps of one engine; ``table`` turns them into what the simulation looks up."""
 
@@ -231,12 +235,15 @@ class StepTimes:
 
     def _decode_shares(self, c: Constants) -> Floats:
         """Sequences × intervals × both ends × 2: past tokens such that past + new − 1 are the interval's."""
-        s = self.shape
-        ops = self.decode.sustained(c.compute * c.attention, c.memory * c.attention)
+        s, key = self.shape, (c.compute * c.attention, c.memory * c.attention)
+        if _LAST_SHARES and _LAST_SHARES[0][0] is self.decode and _LAST_SHARES[0][1] == key:
+            return _LAST_SHARES[0][2]
+        ops = self.decode.sustained(*key)
         past = np.maximum(_ends(node_values(s.max_context + s.draft_tokens)) - s.draft_tokens, 0)
         shares = np.zeros((s.max_sequences + 1, *past.shape, 2))
         for batch in range(1, s.max_sequences + 1):
             shares[batch] = prices(ops, batch, 1 + s.draft_tokens, past) / batch
+        _LAST_SHARES[:] = [(self.decode, key, shares)]
         return shares
 
     def _hop_s(self, tokens: Floats) -> Floats:

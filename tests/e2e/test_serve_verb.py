@@ -164,6 +164,22 @@ def test_a_fleet_says_users_watts_and_racks():
     assert code == 0 and json.loads(text)["users"] > 0
 
 
+def test_notes_say_which_operators_documents_do_not_price():
+    asked = ("llama-3.1-8b", "--requests", "50", "--chips", "1", "--precision", "fp8", "--input", "64", "--output", "8",
+             "--max-tokens", "256")  # fmt: skip
+    notes = [line for line in run("h100", *asked, "--calibration", "auto")[1].splitlines() if "tile model" in line]
+    assert len(notes) == 1 and notes[0].startswith("note: h100: operators without a calibration: uncalibrated tile model")
+    for chip, calibration in (("h100", "none"), ("npu-2pf", "auto")):  # no document reaches the latter
+        text = run(chip, *asked, "--calibration", calibration)[1]
+        assert f"note: {chip}: uncalibrated tile model" in text and "without a calibration" not in text
+
+
+def test_a_fleet_names_the_chips_that_share_experts():
+    fleet = ("h100", "qwen3-30b-a3b", "--fleet-pflops", "16", "--tp", "2", "--precision", "fp8", *QUICK)
+    for shape, said in ((("--ep", "4"), "replicas of 4 (tp 2, ep 4)"), (("--pp", "2"), "replicas of 4 (tp 2, pp 2)")):
+        assert said in run(*fleet, *shape)[1]
+
+
 def test_pictures_and_traces_are_written(tmp_path: Path):
     page, trace = tmp_path / "run.html", tmp_path / "run.json"
     quick = ("h100", "llama-3.1-8b", "--arrivals", "poisson:5", "--chips", "1", *QUICK)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from bench.serving_accuracy import Batch, Result, batch_of, figures, fitted_host
+from bench.serving_accuracy import OUT, Batch, Result, batch_of, figures, fitted_host, program_errors
 from bench.serving_accuracy_page import document
+from npusim.calibration import State
 from npusim.chip import load_chip
 from npusim.models import load_model
+from npusim.serving.constants import load_programs
 from npusim.serving.steps import Constants
 from npusim.serving.throughput import Observation, Scored
 
@@ -41,6 +43,33 @@ def test_the_page_names_every_group_and_what_is_kept_aside():
     rows = figures(found)
     first = rows["vendor, llama-3.1-8b, h100"]
     assert (first["alone"], first["auto"], first["aside"]) == (pytest.approx(50), pytest.approx(10), 12.0)
-    text = document(found, rows)
+    text = document(found, rows, {"trtllm": {"calibrated": 5.66, "transferred": 11.0}})
     assert "| vendor, llama-3.1-8b, h100 | 1 of 1 | 50.0 | +10.0 | **10.0** | 10.0 | **12.0** | calibrated |" in text
-    assert "0 of 1" in text and "does not fit" in text
+    assert "0 of 1" in text and "does not fit" in text and "| trtllm | 5.7 | 11.0 |" in text
+
+
+def test_answers_quote_the_errors_of_the_page():
+    for name, program in load_programs().programs.items():
+        quoted = program.errors_pct
+        assert f"| {name} | {quoted.calibrated:.1f} | {quoted.transferred:.1f} |" in OUT.read_text()
+
+
+def test_errors_of_a_program_are_those_of_its_fit_and_of_chips_left_out():
+    def result(source: str, chip: str, program: str, state: State, error: float, aside: float | None) -> Result:
+        batch = 4 if source == "llm_inference_bench" else None
+        seen = Observation(load_chip(chip), load_model("llama-3.1-8b"), "bf16", 1, 100.0, 128, 128, batch, program)
+        scored = Scored(seen, 100.0 + error, state, steps=128, seconds=1.0)
+        return Result(source, scored, scored, aside)
+
+    found = [
+        result("llm_inference_bench", "h100", "vllm", "transferred", 4.0, -10.0),
+        result("llm_inference_bench", "h100", "vllm", "transferred", -6.0, 20.0),
+        result("llm_inference_bench", "mi250", "vllm", "transferred", 60.0, None),  # took no part in the fit
+        result("vendor", "h100", "trtllm", "calibrated", -2.0, None),
+        result("MLPerf v4.1", "h200", "trtllm", "transferred", 8.0, None),
+        result("MLPerf v4.1", "h100", "trtllm", "calibrated", 30.0, None),
+    ]
+    assert program_errors(found) == {
+        "vllm": {"calibrated": pytest.approx(5.0), "transferred": pytest.approx(15.0)},
+        "trtllm": {"calibrated": pytest.approx(2.0), "transferred": pytest.approx(8.0)},
+    }
