@@ -16,6 +16,7 @@ EVERY=5 run $tests/test_attention.py -k "not ($slow or $absent)"
 run $tests/test_quantized.py -k "not ($slow or $absent)"
 # A product in 8 bits without VNNI is that of AVX2; the reference has no shortcut.
 ONLY_VARIANTS="$1 c-avx2" run $tests/test_shortcuts.py
+run $tests/test_rows.py -k streams # 21 MB an operand: minutes
 guard guard_pages.py 100
 guard guard_pages.py family 40
 guard guard_pages_quant.py 40
