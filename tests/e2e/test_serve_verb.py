@@ -168,7 +168,9 @@ def test_notes_say_which_operators_documents_do_not_price():
     asked = ("llama-3.1-8b", "--requests", "50", "--chips", "1", "--precision", "fp8", "--input", "64", "--output", "8",
              "--max-tokens", "256")  # fmt: skip
     notes = [line for line in run("h100", *asked, "--calibration", "auto")[1].splitlines() if "tile model" in line]
-    assert len(notes) == 1 and notes[0].startswith("note: h100: operators without a calibration: uncalibrated tile model")
+    assert len(notes) == 1 and notes[0].startswith(
+        "note: h100: operators without a calibration: uncalibrated tile model"
+    )
     for chip, calibration in (("h100", "none"), ("npu-2pf", "auto")):  # no document reaches the latter
         text = run(chip, *asked, "--calibration", calibration)[1]
         assert f"note: {chip}: uncalibrated tile model" in text and "without a calibration" not in text
