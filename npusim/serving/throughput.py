@@ -142,8 +142,8 @@ def _scenario(seen: Observation, constants: Constants) -> Scored:
     samples = PLACED_BY
     if seen.scenario == "offline":
         samples = math.ceil(max(load_scenarios().of(seen.model.name)[1].samples, rate * LEAST_S) / place.replicas)
-    one = scenario(seen.chip, seen.model, seen.scenario, chips=place.chips // place.replicas, tp=place.tp,
-                   samples=samples, **same)  # fmt: skip
+    one = scenario(seen.chip, seen.model, seen.scenario, chips=place.replica_chips, tp=place.tp,
+                   pp=place.pp, ep=place.ep, samples=samples, **same)  # fmt: skip
     totals = one.serving.run.totals
     figure = one.value * place.replicas if one.unit == "tokens/s" else None
     return Scored(seen, figure, reason="" if figure else one.metric, steps=int(totals["steps"]), seconds=totals["now"])

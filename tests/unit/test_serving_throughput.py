@@ -13,11 +13,13 @@ from click.testing import CliRunner
 from npusim.accuracy_verbs import validate
 from npusim.chip import load_chip
 from npusim.cost import estimate
-from npusim.errors import InputError
+from npusim.errors import InputError, Problem
 from npusim.llm import decode, precision
 from npusim.models import load_model
+from npusim.serving import throughput
 from npusim.serving.constants import described, learned
 from npusim.serving.documented import Kernels
+from npusim.serving.placement import Placement
 from npusim.serving.steps import UNFITTED, Constants, Shape, step_times
 from npusim.serving.throughput import Observation, known_precision, score
 from npusim.serving.throughput_rows import board_of, deduplicated, program_of, read
@@ -174,3 +176,24 @@ def test_the_verb(tmp_path: Path):
     data = json.loads(CliRunner().invoke(validate, ["--engine", "--calibration", "none", "--json", str(table)]).output)
     (group,) = data["groups"]
     assert group["runs"] == 1 and group["rows"][0]["predicted_tokens_per_s"] > 0
+
+
+@pytest.mark.parametrize("place", [Placement(4, 2, 1), Placement(2, 1, 2, ep=4)])
+def test_a_scenario_runs_on_the_whole_shape_that_was_chosen(place: Placement, monkeypatch: pytest.MonkeyPatch):
+    asked = {}
+
+    def scenario(*_: object, **given: object) -> None:
+        asked.update(given)
+        raise InputError(Problem("far enough", "test"))
+
+    monkeypatch.setattr(throughput, "_PLACES", [])
+    monkeypatch.setattr(throughput, "_placed", lambda *_: (place, 1.0))
+    monkeypatch.setattr(throughput, "scenario", scenario)
+    run = Observation(load_chip("l40s"), load_model("llama-2-70b"), "fp8", 8, 3718.0, scenario="server")
+    score([run], "none")
+    assert (asked["chips"], asked["tp"], asked["pp"], asked["ep"]) == (
+        place.replica_chips,
+        place.tp,
+        place.pp,
+        place.ep,
+    )
