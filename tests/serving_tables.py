@@ -35,7 +35,7 @@ def _prompts(formula: Any) -> Any:
     """Attention that waits for one memory only, which a new token and a past one pass with some bytes."""
     ops = _sim.ffi.new("nps_attention[1]")
     op = ops[0]
-    for name in ("count", "groups", "heads", "kv_heads", "key_dim", "value_dim", "flops_per_s", "compute", "memory",
+    for name in ("count", "groups", "heads", "kv_heads", "value_dim", "flops_per_s", "compute", "memory",
                  "byte_s"):  # fmt: skip
         setattr(op, name, 1.0)
     op.window, op.dram_bytes_per_s = 1e18, 1e18
