@@ -64,7 +64,7 @@ def _engine_options(command: Any) -> Any:
 @click.option("--ep", type=int, help="Chips that share the routed experts, a multiple of tp. Default: chosen.")
 @click.option("--disaggregate", metavar="P:D", help="Replicas that prefill, replicas that decode.")
 @click.option("--precision", default="bf16", show_default=True, metavar="NAME")
-@click.option("--fidelity", default="tile", show_default=True, help="Cost model of the steps: roofline or tile.")
+@click.option("--fidelity", help="Cost model of the steps: roofline or tile. Default: tile if the chip file allows it.")
 @click.option("--calibration", default="none", show_default=True, metavar="none|auto|FILE",
               help="Measured kernels and host times that price steps: the catalog's, or a document.")  # fmt: skip
 @click.option("--software", metavar="NAME", help="Whose: a serving program (trtllm, vllm) or a stack of kernels.")
@@ -97,6 +97,7 @@ def serve(
 
     _check_options(context)
     hardware, rules = _chip(chip, overrides), _rules(given)
+    given["fidelity"] = given["fidelity"] or _finest(hardware, given["calibration"])
     if given["measured"]:
         from npusim.report import serving_measured
         from npusim.serving.measured import fit_requests
@@ -201,6 +202,11 @@ def _chips(chips: str) -> int | str:
     return int(chips)
 
 
+def _finest(hardware: Chip, calibration: str) -> str:
+    """The finest cost model of steps that the chip's file allows; calibrations leave no choice."""
+    return "roofline" if calibration == "none" and hardware.missing("tile") else "tile"
+
+
 def _constants(hardware: Chip, model: str, given: dict[str, Any]) -> Constants:
     """Constants of the catalog, as far as they are asked for."""
     from npusim.llm import precision
@@ -291,6 +297,8 @@ def _run(result: Serving, hardware: Chip) -> tuple[dict[str, Any], str]:
     kernels = result.case.constants.kernels
     calibrated = kernels is not None and kernels.state != "uncalibrated"
     notes = chip_notes(hardware, result.case.fidelity, calibrated=calibrated)
+    if result.case.fidelity == "roofline" and (lacks := hardware.missing("tile")):
+        notes = [*notes, f"{hardware.name}: its file lacks {', '.join(lacks)} for the tile model."]
     return data, serving_text.render(data, result.over_time(), notes)
 
 

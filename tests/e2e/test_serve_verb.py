@@ -54,6 +54,16 @@ def test_chips_are_shared_by_those_that_prefill_and_those_that_decode():
     assert run(*shared, "--chips", "8", "--tp", "4")[0] != 0
 
 
+def test_steps_are_priced_as_finely_as_the_chip_file_allows():
+    load = ("llama-3.1-8b", "--arrivals", "closed:4", "--requests", "50", "--chips", "1")
+    assert "steps priced at tile" in run("h100", *load)[1]
+    code, text = run("rebel-quad", *load)
+    assert code == 0 and "steps priced at roofline" in text
+    assert "rebel-quad: its file lacks core.vector for the tile model." in text
+    with pytest.raises(SystemExit):
+        main(["serve", "rebel-quad", *load, "--fidelity", "tile"])
+
+
 def test_json_has_units_in_its_keys():
     code, text = run("h100", "llama-3.1-8b", "--arrivals", "closed:8", "--json", *QUICK)
     data = json.loads(text)
