@@ -270,22 +270,38 @@ def _cut(part: load.Chunk, keep: slice) -> load.Chunk:
     return replace(part, **{name: getattr(part, name)[keep] for name in names})
 
 
+def excess(case: Case, source: Source, slo: Slo) -> dict[str, tuple[float, float]]:
+    """The limits that requests miss even when each has the engines to itself: seconds at the SLO's share, the limit."""
+    return _missed(_unloaded(case, source, slo), slo)
+
+
 def impossible(case: Case, source: Source, slo: Slo) -> str:
     """Why nobody can meet the SLO on these engines, or an empty string."""
-    one = replace(case, place=replace(case.place, replicas=max(1 + (case.place.prefill_replicas > 0), 1),
-                                      prefill_replicas=min(case.place.prefill_replicas, 1)))  # fmt: skip
-    _, digest = one.run(alone(source), slo)
+    digest = _unloaded(case, source, slo)
     if digest.attainment >= slo.attainment:
         return ""
     late = [
         f"{name} of {100 * slo.attainment:g} % of requests is {1e3 * got:.4g} ms, the limit {1e3 * limit:.4g} ms"
-        for name, got, limit in (("TTFT", digest.ttft.at(slo.attainment), slo.ttft_s),
-                                 ("TPOT", digest.tpot.at(slo.attainment), slo.tpot_s),
-                                 ("end-to-end time", digest.e2e.at(slo.attainment), slo.e2e_s))
-        if got > limit
-    ]  # fmt: skip
+        for name, (got, limit) in _missed(digest, slo).items()
+    ]
     reason = "; ".join(late) or f"only {digest.attainment:.1%} of the requests meet all limits"
     return f"the SLO cannot be met at any rate: even alone on {case.place.replica_chips} x {case.chip.name}, {reason}"
+
+
+def _unloaded(case: Case, source: Source, slo: Slo) -> Digest:
+    """What requests see that come one at a time."""
+    one = replace(case, place=replace(case.place, replicas=max(1 + (case.place.prefill_replicas > 0), 1),
+                                      prefill_replicas=min(case.place.prefill_replicas, 1)))  # fmt: skip
+    return one.run(alone(source), slo)[1]
+
+
+def _missed(digest: Digest, slo: Slo) -> dict[str, tuple[float, float]]:
+    seen = {
+        "TTFT": (digest.ttft.at(slo.attainment), slo.ttft_s),
+        "TPOT": (digest.tpot.at(slo.attainment), slo.tpot_s),
+        "end-to-end time": (digest.e2e.at(slo.attainment), slo.e2e_s),
+    }
+    return {name: (got, limit) for name, (got, limit) in seen.items() if got > limit}
 
 
 def highest_rate(case: Case, source: Source, slo: Slo | None, count: int | None = None) -> float:

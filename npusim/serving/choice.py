@@ -16,6 +16,7 @@ from npusim.serving.answer import (
     PROBE_REQUESTS,
     RATE_TOLERANCE,
     Case,
+    excess,
     first_requests,
     highest_rate,
     impossible,
@@ -282,8 +283,8 @@ def _by_rate(one: Tried, near: float) -> tuple[float, float, int]:
 
 
 def _fewest(cases: list[Case], source: Source, slo: Slo | None) -> tuple[Case, Choice]:
-    """The fewest chips that serve the load, over the shapes of a replica, and of as many the lowest TPOT; the largest
-    replica when none does."""
+    """The fewest chips that serve the load, over the shapes of a replica, and of as many the lowest TPOT; when none
+    does, the replica that comes closest to the SLO."""
     best: list[Tried] = []
     probe = replace(source, count=min(source.count, PROBE_REQUESTS)) if isinstance(source, Synthetic) else source
 
@@ -301,9 +302,20 @@ def _fewest(cases: list[Case], source: Source, slo: Slo | None) -> tuple[Case, C
     possible = asked_of(cases, weigh)
     held = "hold the SLO" if slo else "do not overflow"
     if not best:
-        return possible[-1][0], Choice(f"no number of chips was found to {held}: the largest replica tried")
+        tried = [case for case, _ in possible]
+        nearest, which = (tried[-1], "largest replica tried") if slo is None else _nearest(tried, source, slo)
+        return nearest, Choice(f"no number of chips was found to {held}: the {which}")
     best.sort(key=lambda one: (one.place.chips, *_slowness(one)))
     return replace(cases[0], place=best[0].place), Choice(f"the fewest chips that {held}", tuple(best))
+
+
+def _nearest(cases: list[Case], source: Source, slo: Slo) -> tuple[Case, str]:
+    """The replica whose requests, alone on it, miss their limits by the least factor; of equals the largest."""
+
+    def factor(case: Case) -> float:
+        return max((got / limit for got, limit in excess(case, source, slo).values()), default=1.0)
+
+    return min(reversed(cases), key=factor), "replica that comes closest with one request at a time"
 
 
 def _replicas(case: Case, source: Source, slo: Slo | None, most: int) -> int:

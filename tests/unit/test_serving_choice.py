@@ -145,6 +145,17 @@ def test_of_as_many_chips_the_quickest_is_taken():
     )
 
 
+@pytest.mark.parametrize("slo", ["ttft=1us,tpot=40ms", "ttft=1s,tpot=1us"])
+def test_what_nobody_holds_is_answered_by_what_comes_closest(slo: str):
+    result = ns.serve("h100", "llama-3.1-8b", chips="auto", slo=slo, **FAST)
+    assert "comes closest" in result.choice.reason and result.case.place.pp == 1
+    name = "ttft" if slo.startswith("ttft=1us") else "tpot"
+    reached = getattr(result.digest, name).at(0.5)
+    for tp in (1, 2, 4):
+        fewer = ns.serve("h100", "llama-3.1-8b", chips=tp, tp=tp, arrivals="poisson:0.1", slo=slo, **FAST)
+        assert getattr(fewer.digest, name).at(0.5) >= 0.999 * reached
+
+
 def test_a_mixture_on_four_chips_weighs_shared_experts():
     data = ns.serve("h100", "gpt-oss-20b", chips=4, arrivals="closed:128", **FAST).to_dict()
     tried = data["choice"]["tried"]
