@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,6 @@ import pytest
 from npusim.kperf_suite import KPerf, kperf
 from npusim.report import page
 
-playwright = pytest.importorskip("playwright.sync_api", reason="the playwright package is not installed")
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium, chromium-browser or google-chrome on the PATH")
-
-ARGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-        "--disable-component-update", "--disable-sync"]  # fmt: skip
 HOSTILE = """<script>alert(1)</script>"'></script><img src=x onerror=alert(2)>&amp;"""
 
 
@@ -49,14 +42,6 @@ class Opened:
     def index(self, text: str) -> int:
         heads = self.page.locator("#rows thead th").all_text_contents()
         return next(i for i, head in enumerate(heads) if head.startswith(text))
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=BROWSER, args=ARGS)
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")

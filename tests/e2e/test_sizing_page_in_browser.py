@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +12,8 @@ from npusim.report import sizing_page, sizing_view
 from npusim.report.sizing_view import Board
 from npusim.sizing.sizes import size
 
-playwright = pytest.importorskip("playwright.sync_api", reason="the playwright package is not installed")
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium, chromium-browser or google-chrome on the PATH")
-
-ARGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 HOSTILE = """<script>alert(1)</script>"'></script><img src=x onerror=alert(2)>&amp;"""
 TARGET = "llama-3.1-8b fp8 1000/200 tpot<=2ms ttft<=1s concurrency>=16 tp=1"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=BROWSER, args=ARGS)
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")
