@@ -313,8 +313,7 @@ def _documented(
     )
     ops: list[OpCost] = []
     notes: dict[str, list[str]] = {}
-    for cost, work, row in zip(costs, works, pricing.rows_of(workload.ops), strict=True):
-        found = pricing.price(cost.op, row, documents, work.seconds)
+    for cost, found in zip(costs, pricing.prices(workload.ops, works, documents), strict=True):
         if found is None:
             ops.append(cost)
             continue

@@ -1,9 +1,11 @@
 """Steps whose operators are priced by calibration documents: what those add to the tables of the chip file alone.
 
-A table keeps its fine structure; the difference between documents and chip file is priced at fewer nodes and added,
-linear between them. Attention of prompts has one factor instead, the mean ratio over a grid of lengths: it is a small
-part of a step, and its axes are not the table's alone. Exchanges between chips and sequences also take host time that
-no kernel shows (``Constants.exchange_s``, ``sequence_s``).
+What depends on a step's tokens is priced by documents at nodes of their own, linear between them: intervals are halved
+until their middles are within ``TOLERANCE``. Attention of decodes keeps the fine structure of its table, and the
+difference between documents and chip file is priced at fewer nodes and added. Attention of prompts has one factor
+instead, the mean ratio over a grid of lengths: it is a small part of a step, and its axes are not the table's alone.
+Exchanges between chips and sequences also take host time that no kernel shows (``Constants.exchange_s``,
+``sequence_s``).
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from npusim.workload import Op, Workload
 if TYPE_CHECKING:
     from npusim.serving.steps import Constants, Shape, StepTable
 
-EXACT, EDGE, COARSE = 32, 32, 256  # tokens: all nodes up to the first, then both sides of multiples
+EXACT, EDGE, COARSE = 32, 32, 128  # tokens: all nodes up to the first, then both sides of multiples
+TOLERANCE = 0.004  # of the documented time, in the middle of an interval between nodes
 _GRID_NEW, _GRID_PAST = (128, 512, 2048, 8192), (0, 1024, 8192)
 Array = np.ndarray
 
@@ -88,13 +91,29 @@ def _both(ops: list[Op], shape: Shape, c: Constants, more: float = 1.0) -> tuple
     return found[0], found[1]
 
 
-def _along(ops: list[Op], nodes: Array, high: int, shape: Shape, c: Constants) -> Array:
-    """What documents add at 0 ... ``high``."""
-    if not ops:
+def _along(build: Callable[[Shape, Any], list[Op]], high: int, shape: Shape, c: Constants) -> Array:
+    """Seconds of the operators of ``build`` by the documents at 0 ... ``high``."""
+    if not build(shape, 1):
         return np.zeros(high + 1)
-    documented, alone = _both(ops, shape, c)
-    added = np.broadcast_to(np.asarray(documented) - np.asarray(alone), nodes.shape)
-    dense: Array = np.interp(np.arange(high + 1), np.append(0, nodes), np.append(0.0, added))
+
+    def price(at: Array) -> Array:
+        costs = _priced(build(shape, at), shape, c.kernels).ops
+        return np.broadcast_to(np.asarray(sum(_seconds(cost, c, 1.0) for cost in costs)), at.shape)
+
+    nodes = nodes_of(high)
+    values, fresh = price(nodes), nodes[:-1]  # first nodes of intervals whose middle was not looked at
+    while True:
+        left = np.flatnonzero(np.isin(nodes[:-1], fresh) & (np.diff(nodes) > 1))
+        if not len(left):
+            break
+        middles = (nodes[left] + nodes[left + 1]) // 2
+        found = price(middles)
+        bent = np.abs(found - np.interp(middles, nodes, values)) > TOLERANCE * found
+        fresh = np.append(nodes[left[bent]], middles[bent])
+        order = np.argsort(np.append(nodes, middles[bent]))
+        nodes = np.append(nodes, middles[bent])[order]
+        values = np.append(values, found[bent])[order]
+    dense: Array = np.interp(np.arange(high + 1), np.append(0, nodes), np.append(0.0, values))
     return dense
 
 
@@ -142,16 +161,14 @@ def _once(what: str, shape: Shape, c: Constants, compute: Callable[[], Any]) -> 
     return _LAST[0][1]
 
 
-def _added(shape: Shape, c: Constants, table: StepTable) -> tuple[Array, Array, Array]:
-    """What documents add to ``common``, ``head`` and ``decode``."""
+def _parts(shape: Shape, c: Constants, table: StepTable) -> tuple[Array, Array, Array]:
+    """``common`` and ``head`` by documents, and what those add to ``decode``."""
     from npusim.serving.steps import _common_ops, _head_ops
 
-    tokens, rows = len(table.common) - 1, len(table.head) - 1
-    return (
-        _along(_common_ops(shape, nodes_of(tokens)), nodes_of(tokens), tokens, shape, c),
-        _along(_head_ops(shape, nodes_of(rows)), nodes_of(rows), rows, shape, c),
-        _decodes(shape, c, table),
+    common, head = (
+        _along(build, len(part) - 1, shape, c) for build, part in ((_common_ops, table.common), (_head_ops, table.head))
     )
+    return common, head, _decodes(shape, c, table)
 
 
 def of_prompts(shape: Shape, c: Constants) -> Constants:
@@ -176,10 +193,17 @@ def of_step(table: StepTable, shape: Shape, c: Constants) -> StepTable:
     """The table with what documents and host time per exchange and sequence add.
 
     Args:
-        table: of the chip file alone.
+        table: of the chip file alone, without hops between stages.
         shape: the engine.
         c: its constants.
     """
+    if c.kernels is not None and c.kernels.software:
+        common, head, added = _once("parts", shape, c, lambda: _parts(shape, c, table))
+        parts = {"common": common, "head": head, "decode": np.maximum(table.decode[..., 0] + added, 0.0)}
+        for name, seconds in parts.items():
+            part = getattr(table, name).copy()
+            part[..., 0] = seconds
+            table = replace(table, **{name: part})
     if c.sequence_s:
         head = table.head.copy()
         head[:, 0] += c.sequence_s * np.arange(len(head))
@@ -187,12 +211,4 @@ def of_step(table: StepTable, shape: Shape, c: Constants) -> StepTable:
     if c.exchange_s and shape.tp > 1:
         count = sum(op.count for op in typical_step(shape, 1).ops if op.kind == "collective")
         table = replace(table, host_s=table.host_s + count * (shape.tp - 1) * c.exchange_s)
-    if c.kernels is None or not c.kernels.software:
-        return table
-    found = _once("added", shape, c, lambda: _added(shape, c, table))
-    parts = {}
-    for name, added in zip(("common", "head", "decode"), found, strict=True):
-        part = getattr(table, name).copy()
-        part[..., 0] = np.maximum(part[..., 0] + added, 0.0)
-        parts[name] = part
-    return replace(table, **parts)
+    return table

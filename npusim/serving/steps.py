@@ -260,15 +260,13 @@ class StepTimes:
             swap_block_s: seconds to move one block of the cache to the host or back.
         """
         s, c = self.shape, constants
-        common = _dense(self.common, c, s.max_tokens)
-        common[:, 0] += self._hop_s(np.arange(s.max_tokens + 1))
         rows = s.max_sequences * (1 + s.draft_tokens)
         host_s, prompts = constants.host_s, of_prompts(s, c).attention
         if host_s is None:
             host_s = 0.0 if s.fidelity == "roofline" else s.chip.overheads.step_s or 0.0
         table = StepTable(
             draft_tokens=s.draft_tokens,
-            common=common,
+            common=_dense(self.common, c, s.max_tokens),
             head=_dense(self.head, c, rows),
             absorbed=_dense(self.absorbed, c, rows),
             expanded=_extended(self.expanded, c),
@@ -280,7 +278,9 @@ class StepTimes:
             swap_block_s=swap_block_s,
             draft=None if self.draft is None else self.draft.table(replace(c, host_s=0.0, sequence_s=0.0)),
         )
-        return of_step(table, s, c)
+        table = of_step(table, s, c)
+        table.common[:, 0] += self._hop_s(np.arange(s.max_tokens + 1))
+        return table
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from npusim.accuracy import trust
 from npusim.accuracy.fitting import residual_quantiles
 from npusim.calibration import Calibration, Calibrations
 from npusim.chip import load_chip
-from npusim.cost.calibrated import pricing, step_time
+from npusim.cost.calibrated import rows, step_time
 from npusim.cost.calibrated.family import OPERATORS
 from npusim.errors import InputError
 from npusim.kperf_suite import Suite, kperf
@@ -150,12 +150,12 @@ def test_every_row_name_has_a_family():
     ops = [
         ns.gemm(8, 8, 8), ns.attention(1, 8, 2, 64, 1, 9), ns.attention(1, 8, 2, 64, 9, 9), ns.norm(8, 8),
         ns.attention(1, 8, 8, 64, 9, 9, causal=False), ns.norm(8, 8, function="layernorm"), ns.softmax(8, 8),
-        ns.embedding(8, 8), *(ns.elementwise(64, name) for name in pricing._ELEMENTWISE),
+        ns.embedding(8, 8), *(ns.elementwise(64, name) for name in rows._ELEMENTWISE),
         ns.attention(1, 8, 1, 576, 1, 9, v_head_dim=512), ns.attention(1, 8, 8, 192, 9, 9, v_head_dim=128),
     ]  # fmt: skip
-    assert {row.op for op in ops if (row := pricing.row_of(op, 8))} <= set(OPERATORS)
-    assert pricing.row_of(ns.elementwise(64)) is None  # nobody says how long its rows are
-    assert set(pricing.ROWS) < set(ns.workload.OPS)
+    assert {row.op for op in ops if (row := rows.row_of(op, 8))} <= set(OPERATORS)
+    assert rows.row_of(ns.elementwise(64)) is None  # nobody says how long its rows are
+    assert set(rows.ROWS) < set(ns.workload.OPS)
 
 
 def test_bad_names_are_refused(tmp_path: Path):

@@ -1,12 +1,8 @@
-"""Operators of a workload priced by calibration documents: which row of a table each would be, its time and interval.
-
-The inverse of ``npusim.accuracy.operations``: an operator with its formats becomes the name, the dtype spelling and
-the dimensions that rows of measured tables have for it. Formats with several spellings are tried in order.
-"""
+"""Operators of a workload priced by calibration documents: which document, its time and interval."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,45 +10,19 @@ import numpy as np
 from npusim.calibration import Calibration, Calibrations, Match, State, dtype_key, stack
 from npusim.chip import Chip
 from npusim.cost.calibrated.family import family
+from npusim.cost.calibrated.rows import Row, blocks_of, row_of, rows_of
+from npusim.cost.roofline import Work, slowest
 from npusim.errors import NpuError
-from npusim.ops import NO_WINDOW, Dim, expert_ranks, shared_by
+from npusim.ops import Dim
 from npusim.workload import Op, Workload
 
-# Spellings of rows for (activations, weights); the first that was measured on the chip counts.
-_GEMM_DTYPES: dict[tuple[str, str], tuple[str, ...]] = {
-    ("fp8", "fp8"): ("fp8", "fp8_block", "w8a8_float8_e4m3fnuz"),
-    ("int8", "int8"): ("int8", "sq", "w8a8_dynamic", "w8a8_int8"),
-    ("bf16", "int8"): ("int8_wo",),
-    ("bf16", "int4"): ("int4_wo", "w4a16"),
-}
-# Formats of the same width and engine rate: a document of one prices the other, as transferred.
-_TWINS = {"bf16": "fp16", "fp16": "bf16"}
-_COLLECTIVES = {"all_to_all": "alltoall", "send": "send_recv"}
-_ELEMENTWISE = {"add": "add", "mul": "mul", "gelu": "gelu", "relu": "relu", "rope": "rope", "swiglu": "silu_and_mul"}
-# Launch and fusion make the time of these: a document of other software says nothing of them.
-_OWN_SOFTWARE = ("norm", "softmax", "elementwise", "embedding")
 # Stacks whose kernels are those of another one, timed by a profiler.
 _KERNELS_OF = {"vllm/sarathi-pytorch-cuda-profiler": "vllm"}
+# Formats of the same width and engine rate: a document of one prices the other, as transferred.
+_TWINS = {"bf16": "fp16", "fp16": "bf16"}
 _RANK: dict[State, int] = {"calibrated": 0, "transferred": 1, "uncalibrated": 2}
 # What bounds a row of a family → the resource of a cost that is busy all that time.
 _RESOURCES = {"matrix": "matrix", "dram": "dram", "vector": "vector", "link": "link"}
-
-
-@dataclass(frozen=True)
-class Row:
-    """An operator as rows of measured tables spell it.
-
-    Args:
-        op: name of the operator.
-        dtypes: spellings of its formats, best first.
-        dims: dimensions by column.
-        any_software: documents of other software may price it, as transferred.
-    """
-
-    op: str
-    dtypes: tuple[str, ...]
-    dims: Mapping[str, Dim]
-    any_software: bool = True
 
 
 @dataclass(frozen=True)
@@ -76,93 +46,6 @@ class Calibrated:
     state: State
     document: str
     note: str
-
-
-# -- rows -------------------------------------------------------------------------------------------------------------
-
-
-def _gemm(op: Op, width: Dim | None) -> Row:
-    d, f = op.dims, op.formats
-    pair = ("bf16" if f["a"] == "fp16" and f["b"] != "fp16" else f["a"], f["b"])
-    spellings = _GEMM_DTYPES.get(pair, (f["a"],) if f["a"] == f["b"] else ())
-    name = "gemm" if np.all(np.asarray(d["groups"]) == 1) else "bmm"
-    return Row(name, spellings, {"m": d["m"], "n": d["n"], "k": d["k"], "batch": d["groups"]})
-
-
-def _attention(op: Op, width: Dim | None) -> Row:
-    """``seq_kv`` counts every key of the last query. Latent attention has its own operators."""
-    d, f = op.dims, op.formats
-    new = d["seq_q"]
-    dims = {"batch": d["batch"], "heads": d["heads"], "seq_q": new, "seq_kv": d["past"] + new}
-    decodes = bool(np.all(np.asarray(new) == 1))
-    dtype = f"{f['q']}/kv_{f['kv']}"
-    key, value = d["head_dim"], d["v_head_dim"]
-    if np.any(np.asarray(key) != value):
-        if np.all(np.asarray(d["kv_heads"]) == 1):  # absorbed: all heads read one latent vector
-            return Row("mla_decode", (dtype,), {**dims, "kv_lora": value, "rope": key - value})
-        # The family takes the width of a key; how it is divided does not matter.
-        return Row("mla_prefill", (dtype,), {**dims, "qk_nope": key, "rope": 0, "v": value})
-    window = np.where(np.asarray(d["window"]) >= NO_WINDOW, 0, d["window"])
-    dims |= {"kv_heads": d["kv_heads"], "head_dim": key, "window": window}
-    if not np.all(np.asarray(d["causal"]) == 1):
-        return Row("attention_encoder", (f["q"],), dims)
-    return Row("attention_decode" if decodes else "attention_prefill", (dtype,), {**dims, "causal": 1})
-
-
-def _norm(op: Op, width: Dim | None) -> Row:
-    return Row(op.function, (op.formats["x"],), {"m": op.dims["rows"], "n": op.dims["cols"]})
-
-
-def _softmax(op: Op, width: Dim | None) -> Row:
-    return Row("softmax", (op.formats["x"],), {"m": op.dims["rows"], "n": op.dims["cols"]})
-
-
-def _embedding(op: Op, width: Dim | None) -> Row:
-    return Row("embedding", (op.formats["out"],), {"m": op.dims["tokens"], "n": op.dims["hidden"]})
-
-
-def _elementwise(op: Op, rows: Dim | None) -> Row | None:
-    """Rows of equal length: as many as the GEMM before it had."""
-    name = _ELEMENTWISE.get(op.function)
-    if name is None or rows is None or np.any(np.asarray(op.dims["n"]) % rows):
-        return None
-    return Row(name, (op.formats["x"],), {"m": rows, "n": op.dims["n"] // rows})
-
-
-def _collective(op: Op, width: Dim | None) -> Row:
-    name = _COLLECTIVES.get(op.function, op.function)
-    return Row(name, (op.formats["x"],), {"ranks": op.dims["chips"], "bytes": op.operands[0].bytes})
-
-
-# Kind of an operator → its row; expert layers and convolutions were not measured as npusim divides them.
-ROWS: dict[str, Callable[[Op, Dim | None], Row | None]] = {
-    "gemm": _gemm, "attention": _attention, "norm": _norm, "softmax": _softmax, "embedding": _embedding,
-    "elementwise": _elementwise, "collective": _collective,
-}  # fmt: skip
-
-
-def row_of(op: Op, rows: Dim | None = None) -> Row | None:
-    """The row an operator would be; None for one that measured tables do not have.
-
-    Args:
-        op: the operator.
-        rows: of the tensor an element-wise operator works on, where they are known.
-    """
-    build = ROWS.get(op.kind)
-    found = None if build is None else build(op, rows)
-    return found and replace(found, any_software=op.kind not in _OWN_SOFTWARE)
-
-
-def rows_of(ops: Iterable[Op]) -> list[Row | None]:
-    """Rows of the operators of a step; element-wise ones have as many rows as the matrix product before them."""
-    found, rows = [], None
-    for op in ops:
-        found.append(row_of(op, rows))
-        if op.kind == "gemm":
-            rows = op.dims["m"]
-        elif op.kind == "experts":
-            rows = shared_by(op.dims["tokens"] * op.dims["top_k"], expert_ranks(op))
-    return found
 
 
 def kernels_of(software: str) -> str:
@@ -257,12 +140,15 @@ def documents_for(
     """
     if software is not None:
         return Documents(calibrations, chip, calibrations.check_software(software))
-    rows = [(row, w) for row, w in zip(rows_of(workload.ops), weights, strict=True) if row is not None]
+    rows = [row for row in rows_of(workload.ops) if row is not None]
+    rows += [block.row for block in blocks_of(workload.ops)]
     best = Documents(calibrations, chip, "", chosen=True)
     most = (0.0, False, -np.inf)
-    for name in calibrations.stacks_of(chip, (row.op for row, _ in rows)):
+    for name in calibrations.stacks_of(chip, (row.op for row in rows)):
         own = Documents(calibrations, chip, name, chosen=True)
-        found = [(match[0].calibration, w) for row, w in rows if (match := own.match(row)) is not None]
+        found = [
+            (match.calibration, sum(weights[i] for i in members)) for members, match in _matches(workload.ops, own)
+        ]
         same = [(document, w) for document, w in found if kernels_of(document.software) == kernels_of(name)]
         share = round(sum(w for _, w in same) / max(sum(weights), 1e-30), 1)  # within a tenth they are equal
         score = (share, whole(own), -sum(w * document.cross_validation.mape_pct for document, w in same))
@@ -271,7 +157,62 @@ def documents_for(
     return best
 
 
+def _matches(ops: Sequence[Op], documents: Documents) -> Iterator[tuple[tuple[int, ...], Match]]:
+    """Positions of operators with the document that prices them, together or alone."""
+    taken: set[int] = set()
+    for block in blocks_of(ops):
+        found = documents.match(block.row)
+        if found is not None:
+            taken.update(block.members)
+            yield block.members, found[0]
+    for at, row in enumerate(rows_of(ops)):
+        if row is not None and at not in taken and (found := documents.match(row)) is not None:
+            yield (at,), found[0]
+
+
 # -- prices -----------------------------------------------------------------------------------------------------------
+
+
+def prices(ops: Sequence[Op], works: Sequence[Work], documents: Documents) -> list[Calibrated | None]:
+    """One run of each operator of a step by documents; None for those that none prices.
+
+    What was measured as one row is priced once, and shared out as the operators' times at the chip's peaks.
+
+    Args:
+        ops: the operators.
+        works: what each asks of the chip.
+        documents: what may price them.
+    """
+    found: dict[int, Calibrated | None] = {}
+    for block in blocks_of(ops):
+        found |= _block(block.members, block.row, [works[i] for i in block.members], documents)
+    for at, (op, row) in enumerate(zip(ops, rows_of(ops), strict=True)):
+        if at not in found:
+            found[at] = price(op, row, documents, works[at].seconds)
+    return [found[at] for at in range(len(ops))]
+
+
+def _block(members: Sequence[int], row: Row, works: Sequence[Work], documents: Documents) -> dict[int, Calibrated]:
+    """Shares of a row by position; nothing where no document prices it."""
+    match = documents.match(row)
+    at_peak: dict[str, Dim] = {}
+    for work in works:
+        for name, seconds in work.seconds.items():
+            at_peak[name] = at_peak.get(name, 0.0) + seconds
+    whole = None if match is None else _by_document(*match, row, documents.chip, at_peak)
+    if whole is None:
+        return {}
+    alone = np.broadcast_arrays(*(np.asarray(slowest(work.seconds.values())) for work in works))
+    together = np.sum(alone, axis=0)
+    return {at: _share(whole, part / together) for at, part in zip(members, alone, strict=True)}
+
+
+def _share(whole: Calibrated, part: Dim) -> Calibrated:
+    """A part of a row: of its time, its interval and what its resources do."""
+    return replace(
+        whole, time_s=whole.time_s * part, low_s=whole.low_s * part, high_s=whole.high_s * part,
+        seconds={name: seconds * part for name, seconds in whole.seconds.items()},
+    )  # fmt: skip
 
 
 def price(op: Op, row: Row | None, documents: Documents, at_peak: Mapping[str, Dim]) -> Calibrated | None:

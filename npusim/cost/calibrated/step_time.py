@@ -14,7 +14,8 @@ import numpy as np
 
 from npusim.calibration import Match
 from npusim.chip import Chip
-from npusim.cost.calibrated.pricing import Documents, Row, factors, kernels_of
+from npusim.cost.calibrated.pricing import Documents, factors, kernels_of
+from npusim.cost.calibrated.rows import Row
 from npusim.cost.calibrated.step import COLUMNS, STEP, WORK
 from npusim.cost.roofline import Work
 from npusim.llm import Precision
