@@ -521,8 +521,8 @@ def _extended(part: _Part, c: Constants) -> Floats:
 _OCTAVES_BEYOND = 16
 
 
-_PRICED: list[StepTimes] = []  # the last few; descriptions of chips compare, but have no hash
-_KEPT = 8
+_PRICED: list[StepTimes] = []  # descriptions of chips compare, but have no hash
+_KEPT = 32  # as many as a choice of placements weighs
 
 
 def step_times(shape: Shape) -> StepTimes:
