@@ -86,20 +86,25 @@ class Timeline:
         return float(reach[-1] - begin[0] - gaps)
 
 
-def run(program: Program, memory: Memory) -> Timeline:
+def run(program: Program, memory: Memory, server_bytes_per_s: float | None = None) -> Timeline:
     """Runs a program against a chip's main memory.
+
+    Args:
+        program: the tasks.
+        memory: the main memory.
+        server_bytes_per_s: what the memory streams; it is then one server at this rate, whatever describes it.
 
     Raises:
         InputError: too many tasks or bursts, no memory for them, or tasks that wait for each other.
     """
     check_tasks(program.tasks)
-    channels = _channels(memory)
+    channels = None if server_bytes_per_s else _channels(memory)
     if channels and (bursts := program.blocks.bytes.sum() / channels.burst_bytes) > MAX_BURSTS:
         what = f"{bursts:.3g} bursts of main memory are too many for the cycle model"
         raise InputError(Problem(what, allowed=f"at most {MAX_BURSTS:.3g}", hint="use the tile fidelity"))
     n, blocks = program.tasks, len(program.blocks.bytes)
     times = [np.empty(size) for size in (n, n, n, blocks, blocks)]
-    c, p = _machine(program, memory), _sim.ffi.new("nps_cycle_program *")
+    c, p = _machine(program, memory, channels, server_bytes_per_s), _sim.ffi.new("nps_cycle_program *")
     columns = {
         "queue": program.queue, "delay": program.delay_s, "bytes": program.bytes, "block": program.block,
         "first_dep": program.first_dep, "deps": program.deps,
@@ -159,11 +164,11 @@ def _channels(memory: Memory) -> _Channels | None:
     )  # fmt: skip
 
 
-def _machine(program: Program, memory: Memory) -> Any:
-    c, channels = _sim.ffi.new("nps_cycle_machine *"), _channels(memory)
+def _machine(program: Program, memory: Memory, channels: _Channels | None, server_bytes_per_s: float | None) -> Any:
+    c = _sim.ffi.new("nps_cycle_machine *")
     c.tasks, c.queues, c.ports = program.tasks, len(program.queues), len(program.port_bytes_per_s)
     c.blocks, c.fabric_bytes_per_s = len(program.blocks.bytes), program.fabric_bytes_per_s
-    c.dram_bytes_per_s = memory.bandwidth_bytes_per_s
+    c.dram_bytes_per_s = server_bytes_per_s or memory.bandwidth_bytes_per_s
     if channels:
         c.tick_s, c.quantum_ticks, c.burst_bytes = channels.tick_s, channels.quantum_ticks, channels.burst_bytes
         c.devices, c.device_bytes = channels.devices, channels.device_bytes
@@ -177,6 +182,16 @@ def timeline(op: Op, chip: Chip, work: Work, mapping: GemmMapping | None = None)
     """The run of one operator with scalar dimensions, under ``mapping`` or the best one."""
     assert chip.memory is not None
     return run(lower(op, chip, work, mapping), chip.memory)
+
+
+def sketch(op: Op, chip: Chip, work: Work, most_tasks: float) -> Timeline:
+    """The same with main memory as one server at the rate that streams reach: without its bursts, thus quick.
+
+    Raises:
+        InputError: more than ``most_tasks`` tasks.
+    """
+    assert chip.memory is not None
+    return run(lower(op, chip, work, None, most_tasks), chip.memory, machine(chip).dram_bytes_per_s)
 
 
 def price(op: Op, chip: Chip, work: Work, mapping: GemmMapping | None = None) -> Priced:

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from npusim import _sim, dtypes
 from npusim.chip import Chip
 from npusim.cost import tile
-from npusim.cost.program import CODES, Builder, Ints, Program, Queue, check_tasks
+from npusim.cost.program import CODES, MAX_TASKS, Builder, Ints, Program, Queue, check_tasks
 from npusim.cost.roofline import Work, passing_bytes
 from npusim.mapping import GemmMapping
 from npusim.ops import Operand
@@ -40,18 +40,18 @@ class _Cores:
     vector: Ints
 
 
-def lower(op: Op, chip: Chip, work: Work, mapping: GemmMapping | None = None) -> Program:
+def lower(op: Op, chip: Chip, work: Work, mapping: GemmMapping | None = None, most_tasks: float = MAX_TASKS) -> Program:
     """The program of one run of ``op`` (scalar dimensions) under ``mapping``, else the one the tile search chooses.
 
     Raises:
-        InputError: the operator does not fit the chip's memories.
+        InputError: the operator does not fit the chip's memories, or needs more than ``most_tasks`` tasks.
     """
     if op.kind in tile.MATRIX_KINDS:
-        return _gemm(op, chip, work, mapping)
+        return _gemm(op, chip, work, mapping, most_tasks)
     if op.kind == "attention":
         from npusim.cost.lowering_attention import attention
 
-        return attention(op, chip, work)
+        return attention(op, chip, work, most_tasks)
     if op.kind == "collective":
         return _collective(op, chip, work)
     return _stream(op, chip, work)
@@ -123,16 +123,16 @@ def _tiles(groups: int, m: int, n: int, found: tile.GemmTime, cores: int) -> _Ti
     )  # fmt: skip
 
 
-def _gemm(op: Op, chip: Chip, work: Work, mapping: GemmMapping | None) -> Program:
+def _gemm(op: Op, chip: Chip, work: Work, mapping: GemmMapping | None, most_tasks: float) -> Program:
     found = tile.chosen(op, chip, work, mapping)
     assert found is not None
-    return _Gemm(op, chip, work, found).program()
+    return _Gemm(op, chip, work, found, most_tasks).program()
 
 
 class _Gemm:
     """Lowers one GEMM under one mapping."""
 
-    def __init__(self, op: Op, chip: Chip, work: Work, found: tile.GemmTime) -> None:
+    def __init__(self, op: Op, chip: Chip, work: Work, found: tile.GemmTime, most_tasks: float = MAX_TASKS) -> None:
         groups, m, n, k, *cold, vector_s = (float(c) for c in tile.gemm_columns(op, chip, work))
         self.groups, self.m, self.n, self.k = (int(np.ceil(size)) for size in (groups, m, n, k))
         self.cold, self.vector_s, self.map = cold, vector_s, found.mapping
@@ -144,7 +144,7 @@ class _Gemm:
         self.depth = -(-self.k // self.map.split)
         self.steps = -(-self.depth // self.map.tk)
         tiles = self.groups * self.map.split * -(-self.m // self.map.tm) * -(-self.n // self.map.tn)
-        check_tasks(3 * tiles * self.steps)
+        check_tasks(3 * tiles * self.steps, most_tasks)
         self.t = _tiles(self.groups, self.m, self.n, found, self.cores.count)
         step = np.arange(self.steps)
         part_k = np.clip(self.k - self.t.part * self.depth, 0, self.depth)

@@ -16,7 +16,7 @@ from npusim import _sim, dtypes
 from npusim.chip import Chip
 from npusim.cost import tile
 from npusim.cost.lowering import ACCUMULATOR_BYTES, Space, cold_bytes, start
-from npusim.cost.program import CODES, Floats, Ints, Program, check_tasks
+from npusim.cost.program import CODES, MAX_TASKS, Floats, Ints, Program, check_tasks
 from npusim.cost.roofline import Work
 from npusim.ops import read_width
 from npusim.workload import Op
@@ -40,7 +40,7 @@ class _Items:
     keys: Ints
 
 
-def _items(op: Op, chip: Chip, rows: int, keys: int) -> _Items:
+def _items(op: Op, chip: Chip, rows: int, keys: int, most_tasks: float) -> _Items:
     assert chip.cores is not None
     d = {name: int(size) for name, size in op.dims.items()}
     packed = d["heads"] // d["kv_heads"]
@@ -55,7 +55,7 @@ def _items(op: Op, chip: Chip, rows: int, keys: int) -> _Items:
     )
     steps = -(-(last - first) // keys)
     split = int(np.clip(chip.cores // (groups * blocks), 1, max(int(steps.max()), 1)))
-    check_tasks(5 * groups * blocks * int(steps.max()))
+    check_tasks(5 * groups * blocks * int(steps.max()), most_tasks)
     number = np.arange(groups * blocks * split)
     b, part = number // split % blocks, number % split
     per_part = -(-steps // split)
@@ -112,13 +112,13 @@ def _dealt(keys: Ints, cores: int) -> tuple[Ints, Ints]:
     return np.where(turn % 2 == 0, place, cores - 1 - place), turn
 
 
-def attention(op: Op, chip: Chip, work: Work) -> Program:
+def attention(op: Op, chip: Chip, work: Work, most_tasks: float = MAX_TASKS) -> Program:
     """The program of one attention operator with scalar dimensions."""
-    return _Attention(op, chip, work).program()
+    return _Attention(op, chip, work, most_tasks).program()
 
 
 class _Attention:
-    def __init__(self, op: Op, chip: Chip, work: Work) -> None:
+    def __init__(self, op: Op, chip: Chip, work: Work, most_tasks: float) -> None:
         assert chip.core.vector is not None
         self.op, self.chip, self.work = op, chip, work
         self.rows, self.keys = tile.attention_block(op, chip, work)
@@ -127,7 +127,7 @@ class _Attention:
         self.overlap = chip.core.vector.overlaps_matrix
         self.key_dim, self.value_dim = int(op.dims["head_dim"]), int(op.dims["v_head_dim"])
         self.token_bytes = float(read_width(op.dims)) * dtypes.bits(op.formats["kv"]) / 8
-        self.items = _items(op, chip, self.rows, self.keys)
+        self.items = _items(op, chip, self.rows, self.keys, most_tasks)
         self.split = int(self.items.part.max()) + 1
         self.build, self.cores = start(chip)
         self.space = Space()

@@ -43,11 +43,11 @@ CODES = {name: code for code, name in enumerate(WORK)}
 MAX_TASKS = 20_000_000
 
 
-def check_tasks(tasks: float) -> None:
-    """Raises InputError for more tasks than ``MAX_TASKS``."""
-    if tasks > MAX_TASKS:
+def check_tasks(tasks: float, most: float = MAX_TASKS) -> None:
+    """Raises InputError for more than ``most`` tasks."""
+    if tasks > most:
         what = f"{tasks:.4g} tasks are too many for the cycle model"
-        raise InputError(Problem(what, allowed=f"at most {MAX_TASKS:.4g}", hint="use the tile fidelity"))
+        raise InputError(Problem(what, allowed=f"at most {most:.4g}", hint="use the tile fidelity"))
 
 
 @dataclass(frozen=True)

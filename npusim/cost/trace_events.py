@@ -51,6 +51,7 @@ class Run:
         launch_s: before its first task.
         ran: the timeline.
         dram_bytes_per_s: peak of the main memory.
+        stretch: how much longer all of it is drawn than it takes.
     """
 
     op: Op
@@ -59,11 +60,11 @@ class Run:
     launch_s: float
     ran: cycle.Timeline
     dram_bytes_per_s: float
+    stretch: float = 1.0
 
-    @property
-    def zero_s(self) -> float:
-        """Where the timeline's zero stands in the trace."""
-        return self.begin_s + self.launch_s
+    def ticks(self, times_s: Floats) -> Ints:
+        """Where times of the timeline stand in the trace."""
+        return ticks(self.begin_s + (self.launch_s + times_s) * self.stretch)
 
 
 @dataclass(frozen=True)
@@ -194,13 +195,15 @@ def events(runs: list[Run], cores: int) -> Iterator[str]:
     """The events as JSON objects: metadata first, then operator by operator."""
     yield from _metadata(runs, cores)
     for run in runs:
-        args = {"count": run.op.count, "kind": run.op.kind, "tasks": run.ran.program.tasks,
+        args: dict[str, Any] = {"count": run.op.count, "kind": run.op.kind, "tasks": run.ran.program.tasks,
                 "dims": {name: int(size) for name, size in run.op.dims.items()}}  # fmt: skip
-        begin, end = ticks(np.array([run.begin_s, run.begin_s + run.time_s])).tolist()
+        begin, end = ticks(np.array([run.begin_s, run.begin_s + run.time_s * run.stretch])).tolist()
+        if run.stretch != 1:
+            args["stretch"] = round(run.stretch, 4)
         yield piece(run.op.name, OPERATORS, 1, begin, end, args)
         yield from _tasks(run, cores)
         edges, rate = dram_bandwidth(run.ran, run.dram_bytes_per_s)
-        yield from _counter("DRAM bandwidth, GB/s", CHIP, run, edges, np.append(rate * 1e-9, 0.0))
+        yield from _counter("DRAM bandwidth, GB/s", CHIP, run, edges, np.append(rate / run.stretch * 1e-9, 0.0))
         edges, most = fullest(run.ran)
         yield from _counter("fullest core's memory, bytes", CHIP, run, edges, np.append(most, 0.0))
         for core in range(cores):
@@ -246,8 +249,8 @@ def _tasks(run: Run, cores: int) -> Iterator[str]:
     else:
         passed = np.zeros(len(shown))
     columns = (
-        program.work[shown], program.queue[shown], ticks(run.zero_s + ran.begin_s[shown]),
-        ticks(run.zero_s + ran.end_s[shown]), program.bytes[shown], passed,
+        program.work[shown], program.queue[shown], run.ticks(ran.begin_s[shown]),
+        run.ticks(ran.end_s[shown]), program.bytes[shown], passed,
         (ran.begin_s - ran.start_s)[shown] * 1e6,
     )  # fmt: skip
     for work, queue, begin, end, size, block, waited in zip(*(column.tolist() for column in columns), strict=True):
@@ -266,7 +269,7 @@ def _counter(name: str, pid: int, run: Run, times_s: Floats, values: Floats) -> 
         return
     keep = np.concatenate(([True], np.abs(np.diff(values)) > 1e-9 * np.abs(values).max()))
     head = f'{{"ph":"C","name":{json.dumps(name)},"pid":{pid},"tid":0,"ts":'
-    at = ticks(run.zero_s + times_s[keep])
+    at = run.ticks(times_s[keep])
     for tick, value in zip(at.tolist(), values[keep].tolist(), strict=True):
         yield f'{head}{tick * TICK_US!r},"args":{{"value":{round(value, 3)!r}}}}}'
 

@@ -1,9 +1,11 @@
 """A serving run as a trace that Perfetto opens: requests, engines and counters, with the chip inside one step.
 
 Process 3 holds the requests in as few lanes as need be, each with its waiting, prefill and decoding nested in it;
-process 4 the steps of every engine and counters of the whole. With a step, its operators are nested in its slice, as
-long as the run's fidelity prices them, all repetitions together; arrows lead from its requests to it, and from it to
-the chip's own tracks (``npusim.cost.trace_events``): each operator once at cycle fidelity, from where the step begins.
+process 4 the steps of every engine and counters of the whole. With a step, what it is made of is nested in its slice
+(``npusim.serving.anatomy``): layers, their operators, and what is no operator, together exactly as long. Arrows
+lead from its requests to it, and from it to the chip's own tracks (``npusim.cost.trace_events``), where each operator's
+tasks are drawn in the slice where it first stands: a run at cycle fidelity with main memory at the rate that streams
+reach, stretched to the slice (``stretch`` in the operator's arguments).
 """
 
 from __future__ import annotations
@@ -11,20 +13,21 @@ from __future__ import annotations
 import heapq
 import json
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from npusim.cost import estimate, trace_events
+from npusim.chip import Chip
+from npusim.cost import cycle, roofline, trace_events
 from npusim.cost.trace_events import TICK_US, meta, piece, ticks
 from npusim.errors import InputError, Problem
+from npusim.serving.anatomy import Part, anatomy
 from npusim.serving.answer import Serving
-from npusim.serving.limits import host_gap_s
-from npusim.serving.steps import workload_of
 
 REQUESTS, ENGINES = 3, 4
+MOST_TASKS = 800_000  # of an operator whose tasks are drawn: about a second
 _PARTS = (("queue", "arrival", "admitted"), ("prefill", "admitted", "first"), ("decode", "first", "last"))
 
 
@@ -73,36 +76,80 @@ def _inside(serving: Serving, step: int) -> np.ndarray:
 
 
 @dataclass(frozen=True)
+class _Slice:
+    """A part of the chosen step in ticks of the trace."""
+
+    part: Part
+    begin: int
+    end: int
+    depth: int  # 1: right in the step
+
+
+@dataclass(frozen=True)
 class _Step:
     """The chosen step.
 
     Args:
         row: of ``engine.STEP``.
         requests: numbers of those in it.
-        parts: name, seconds and arguments of what it is made of, in order; together as long as the step.
-        runs: its operators at cycle fidelity, from where it begins.
+        slices: what it is made of, a part before what is inside it; at each depth together as long as the step, or
+            as the part that holds them.
+        scale: of its operators, see ``npusim.serving.anatomy``.
+        runs: its operators on the chip, each where it first stands in the step and as long.
     """
 
     row: np.void
     requests: list[int]
-    parts: list[tuple[str, float, dict[str, Any]]]
+    slices: list[_Slice]
+    scale: float
     runs: list[trace_events.Run]
 
 
 def _chosen(serving: Serving, step: int) -> _Step:
     prefills, decodes = batch_of(serving, step)
-    shape, row = serving.case.shape, serving.run.steps[step]
-    work = workload_of(shape, prefills, decodes)
-    begin_s, length_s = float(row["start"]), float(row["end"] - row["start"])
-    runs = [replace(run, begin_s=begin_s + run.begin_s) for run in trace_events.simulate(work, shape.chip)]
-    host_s = min(host_gap_s(shape), length_s)
-    priced = [(op, float(op.time_s)) for op in estimate(work, shape.chip, shape.fidelity).ops]
-    # The table's interpolation, and what overlaps between operators: the step need not be their sum.
-    scale = (length_s - host_s) / max(sum(time_s for _, time_s in priced), 1e-12)
-    parts: list[tuple[str, float, dict[str, Any]]] = [("host gap", host_s, {})] if host_s else []
-    parts += [(one.op.name, time_s * scale, {"count": one.op.count, "bound": str(one.bound), "scale": round(scale, 4)})
-              for one, time_s in priced]  # fmt: skip
-    return _Step(row, _inside(serving, step)["request"].tolist(), parts, runs)
+    row, inside, case = serving.run.steps[step], _inside(serving, step), serving.case
+    query = 1 + case.rules.draft_tokens
+    # A prompt whose last chunk this is makes a token.
+    ends = inside["past"] + inside["new_tokens"] >= serving.records["input"][inside["request"]]
+    rows = len(decodes) * query + int(ends.sum()) - len(decodes)
+    found = anatomy(case, prefills, decodes, rows, float(row["end"] - row["start"]))
+    begin, end = (int(ticks(np.array(row[name]))) for name in ("start", "end"))
+    slices = list(_slices(found.parts, begin, end, 1))
+    return _Step(row, inside["request"].tolist(), slices, found.scale, _runs(slices, case.chip))
+
+
+def _slices(parts: Sequence[Part], begin: int, end: int, depth: int) -> Iterator[_Slice]:
+    """Parts in ticks from ``begin``; the last one ends at ``end``."""
+    spent_s = np.cumsum([0.0, *(part.seconds for part in parts)])
+    edges = np.minimum(begin + ticks(spent_s), end)
+    edges[-1] = end
+    for part, first, last in zip(parts, edges.tolist(), edges[1:].tolist(), strict=False):
+        yield _Slice(part, first, last, depth)
+        if part.inside:
+            yield from _slices(part.inside, first, last, depth + 1)
+
+
+def _runs(slices: Sequence[_Slice], chip: Chip) -> list[trace_events.Run]:
+    """Each different operator on the chip, where it stands first. Those of too many tasks are left out."""
+    chip.require("cycle")
+    assert chip.memory is not None and chip.memory.bandwidth_bytes_per_s is not None
+    peak, launch_s = chip.memory.bandwidth_bytes_per_s, chip.overheads.launch_s or 0.0
+    runs: list[trace_events.Run] = []
+    seen: set[tuple[object, ...]] = set()
+    for one in slices:
+        op = one.part.op
+        if op is None or one.end == one.begin or (key := (op.name, *cycle.run_key(op))) in seen:
+            continue
+        seen.add(key)
+        work = roofline.work(op, chip)
+        try:
+            ran = cycle.sketch(op, chip, work, MOST_TASKS)
+        except InputError:
+            continue
+        time_s = cycle.time_s(ran, work, chip)
+        stretch = (one.end - one.begin) / trace_events.TICKS_PER_S / time_s
+        runs.append(trace_events.Run(op, one.begin / trace_events.TICKS_PER_S, time_s, launch_s, ran, peak, stretch))
+    return runs
 
 
 def _events(serving: Serving, rows: np.ndarray, chosen: _Step | None) -> Iterator[str]:
@@ -124,13 +171,19 @@ def _events(serving: Serving, rows: np.ndarray, chosen: _Step | None) -> Iterato
 
 
 def _nested(chosen: _Step) -> Iterator[str]:
-    """What the step is made of, as slices inside its own."""
-    start_s, tid = float(chosen.row["start"]), int(chosen.row["engine"]) + 1
-    ends_s = start_s + np.cumsum([0.0, *(time_s for _, time_s, _ in chosen.parts)])
-    edges = np.minimum(ticks(ends_s), ticks(np.array(chosen.row["end"]))).tolist()
-    for (name, _, args), begin, end in zip(chosen.parts, edges, edges[1:], strict=False):
-        if end > begin:
-            yield piece(name, ENGINES, tid, begin, end, args)
+    """What the step is made of, as slices inside its own, and once more in one row above the chip's tracks."""
+    tid = int(chosen.row["engine"]) + 1
+    drawn = {int(ticks(np.array(run.begin_s))) for run in chosen.runs}
+    for one in chosen.slices:
+        if one.end == one.begin:
+            continue
+        part = one.part
+        args: dict[str, Any] = {"bound": part.bound, "scale": round(chosen.scale, 4)} if part.op else {}
+        if part.op is not None and part.op.kind == "attention":
+            args |= {name: int(part.op.dims[name]) for name in ("batch", "seq_q", "past")}
+        yield piece(part.name, ENGINES, tid, one.begin, one.end, args)
+        if not part.inside and one.begin not in drawn:
+            yield piece(part.op.name if part.op else part.name, trace_events.OPERATORS, 1, one.begin, one.end, args)
 
 
 def _arrows(chosen: _Step, lane: dict[int, int]) -> Iterator[str]:

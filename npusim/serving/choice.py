@@ -71,8 +71,6 @@ class Asked:
         found = []
         for tp, ep in self._widths(case):
             for pp in stages:
-                if free and ep > 1 and pp > 1:
-                    continue  # one kind of split beside tensor parallelism is enough to weigh
                 found.append(replace(case.place, tp=tp, pp=pp, ep=ep, replicas=1, prefill_replicas=0))
         return sorted(found, key=lambda place: (place.replica_chips, place.pp, place.ep > 1, -place.tp))
 

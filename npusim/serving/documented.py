@@ -82,6 +82,15 @@ def _priced(ops: list[Op], shape: Shape, kernels: Kernels | None) -> Cost:
     return estimate(Workload("part", tuple(ops)), shape.chip, shape.fidelity, **named)
 
 
+def operator_seconds(work: Workload, shape: Shape, c: Constants) -> list[tuple[OpCost, float]]:
+    """The operators of one step, and the seconds each takes by the documents, or else the chip file, all repetitions
+    together.
+    """
+    kernels = c.kernels if c.kernels is not None and c.kernels.software else None
+    ops = _priced(list(work.ops), shape, kernels).ops
+    return [(op, float(_seconds(op, c, c.attention if op.op.kind == "attention" else 1.0))) for op in ops]
+
+
 def _both(ops: list[Op], shape: Shape, c: Constants, more: float = 1.0) -> tuple[Any, Any]:
     """Seconds by the documents, and by the chip file alone."""
     found = []

@@ -17,6 +17,7 @@ latents. Weights fetched ahead during attention count as for the shortest contex
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
@@ -246,7 +247,7 @@ class StepTimes:
         _LAST_SHARES[:] = [(self.decode, key, shares)]
         return shares
 
-    def _hop_s(self, tokens: Floats) -> Floats:
+    def hop_s(self, tokens: Floats) -> Floats:
         """Seconds to hand the residual stream from stage to stage."""
         s = self.shape
         size = tokens * s.model.hidden * dtypes.bits(s.fmt.stream) / 8 / max(s.ep // s.tp, 1)
@@ -279,7 +280,7 @@ class StepTimes:
             draft=None if self.draft is None else self.draft.table(replace(c, host_s=0.0, sequence_s=0.0)),
         )
         table = of_step(table, s, c)
-        table.common[:, 0] += self._hop_s(np.arange(s.max_tokens + 1))
+        table.common[:, 0] += self.hop_s(np.arange(s.max_tokens + 1))
         return table
 
 
@@ -399,7 +400,7 @@ def direct(shape: Shape, prefills: Sequence[tuple[int, int]] = (), decodes: Sequ
 
 
 def workload_of(shape: Shape, prefills: Sequence[tuple[int, int]], decodes: Sequence[int]) -> Workload:
-    """The operators of one step as a workload, for its timeline; decodes run at their mean context.
+    """The operators of one step as a workload, in their order; decodes run at their mean context.
 
     Args:
         shape: the engine.
@@ -408,14 +409,28 @@ def workload_of(shape: Shape, prefills: Sequence[tuple[int, int]], decodes: Sequ
     """
     tokens = sum(new for new, _ in prefills) + len(decodes) * (1 + shape.draft_tokens)
     ops = _common_ops(shape, tokens)
+    for (new, past), alike in Counter(prefills).items():  # one kernel serves those of a batch
+        ops += attention_ops(shape.model, False, alike, new, past, **_kinds(shape))
     for new, past in prefills:
-        ops += attention_ops(shape.model, False, 1, new, past, **_kinds(shape))
         ops += _expanded_ops(shape, new + past)
     if decodes:
         query, mean = 1 + shape.draft_tokens, round(sum(decodes) / len(decodes))
         ops += attention_ops(shape.model, True, len(decodes), query, mean, **_kinds(shape))
         ops += _absorbed_ops(shape, len(decodes) * query)
-    return Workload("step", (*ops, *_head_ops(shape, len(prefills) + len(decodes) * (1 + shape.draft_tokens))))
+    ops += _head_ops(shape, len(prefills) + len(decodes) * (1 + shape.draft_tokens))
+    order = _order(shape)
+    return Workload("step", tuple(sorted(ops, key=lambda op: order.get(op.name, len(order)))))
+
+
+def _order(s: Shape) -> dict[str, int]:
+    """Places of operators in a step by their names; what only decodes do comes after what precedes it there."""
+    names = [op.name for op in prefill(s.model, batch=1, prompt=1, **_kinds(s)).ops]
+    before = ""
+    for name in (op.name for op in _step(s, 1).ops):
+        if name not in names:
+            names.insert(names.index(before) + 1, name)
+        before = name
+    return {name: place for place, name in enumerate(names)}
 
 
 # -- the operators of a part -----------------------------------------------------------------------------------
@@ -506,8 +521,8 @@ def _extended(part: _Part, c: Constants) -> Floats:
 _OCTAVES_BEYOND = 16
 
 
-_PRICED: list[StepTimes] = []  # the last few; descriptions of chips compare, but have no hash
-_KEPT = 8
+_PRICED: list[StepTimes] = []  # descriptions of chips compare, but have no hash
+_KEPT = 32  # as many as a choice of placements weighs
 
 
 def step_times(shape: Shape) -> StepTimes:

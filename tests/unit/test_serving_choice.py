@@ -42,7 +42,7 @@ def test_every_shape_is_weighed_once_the_smallest_first():
     assert [place.replica_chips for place in dense] == sorted(place.replica_chips for place in dense)
     mixture = Asked().replicas(case("h100", "qwen3-30b-a3b"))
     assert {(p.tp, p.ep) for p in mixture if p.ep > 1} >= {(1, 2), (2, 2), (1, 8), (8, 8), (1, 64), (8, 64)}
-    assert all(p.pp == 1 for p in mixture if p.ep > 1)
+    assert {p.pp for p in mixture if p.ep == 8} == {1, 2, 4, 8} and len(mixture) == len(set(mixture))
     # 8 experts: no more chips than that share them.
     assert max(p.ep for p in Asked().replicas(case("h100", "mixtral-8x7b"))) == 8
 
@@ -52,7 +52,9 @@ def test_what_is_asked_for_is_what_is_weighed():
     assert {(p.tp, p.pp, p.ep) for p in Asked(tp=8).replicas(one)} == {(8, 1, 1)}
     assert {(p.tp, p.pp, p.ep) for p in Asked(tp=8, ep=16).replicas(one)} == {(8, 1, 16)}
     assert {(p.pp, p.ep) for p in Asked(pp=2).replicas(one)} == {(2, 1)}
-    assert {(p.tp, p.pp, p.ep) for p in Asked(ep=16).replicas(one)} == {(tp, 1, 16) for tp in (1, 2, 4, 8)}
+    assert {(p.tp, p.pp, p.ep) for p in Asked(ep=16).replicas(one)} == {
+        (tp, pp, 16) for tp in (1, 2, 4, 8) for pp in (1, 2, 4, 8)
+    }
     assert {p.pp for p in Asked().replicas(one)} == {1, 2, 4, 8}
     for asked in (Asked(ep=3), Asked(tp=3, ep=8), Asked(ep=512)):
         with pytest.raises(InputError, match="ep"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 import xml.etree.ElementTree as ET
@@ -13,9 +14,11 @@ import numpy as np
 import pytest
 
 import npusim as ns
+from npusim.cost import trace_events
 from npusim.errors import InputError
 from npusim.report import serving_plots, serving_trace
 from npusim.serving.answer import Serving
+from npusim.serving.engine import Rules
 from npusim.serving.steps import Shape, step_times, workload_of
 
 
@@ -126,28 +129,112 @@ def test_lanes_are_as_few_as_overlap():
     assert serving_trace.lanes(begin, end).tolist() == [0, 1, 1, 0]
 
 
-def test_the_chip_is_nested_in_its_step(toy: ns.Chip, tmp_path: Path):
-    served = ns.serve("npu-2pf", "exaone-4.0-1.2b", precision="fp8", arrivals="closed:2", requests=2, input=40,
-                      output=4, chips=1, keep=True, log=True)  # fmt: skip
-    prefills, decodes = serving_trace.batch_of(served, 0)
-    assert prefills == [(40, 0), (40, 0)] and decodes == []
-    prefills, decodes = serving_trace.batch_of(served, 1)
-    assert prefills == [] and decodes == [40, 40]
-    path = tmp_path / "step.json"
-    serving_trace.write(served, path, 1)
+def nested(found: list[dict[str, Any]], step: dict[str, Any]) -> dict[int, list[dict[str, Any]]]:
+    """Slices inside a step by depth; those in one slice lie side by side and in sum are as long as it is."""
+    first, last = step["ts"], step["ts"] + step["dur"]
+    track = [e for e in found if e["ph"] == "X" and (e["pid"], e["tid"]) == (step["pid"], step["tid"])]
+    inside = sorted((e for e in track if first <= e["ts"] and e["ts"] + e["dur"] <= last and e is not step),
+                    key=lambda e: (e["ts"], -e["dur"]))  # fmt: skip
+    depths: dict[int, list[dict[str, Any]]] = {}
+    stack = [step]
+    children: dict[int, list[dict[str, Any]]] = {}
+    for e in inside:
+        while e["ts"] >= stack[-1]["ts"] + stack[-1]["dur"]:
+            stack.pop()
+        children.setdefault(id(stack[-1]), []).append(e)
+        depths.setdefault(len(stack), []).append(e)
+        stack.append(e)
+    for parent in (step, *inside):
+        if own := children.get(id(parent)):
+            assert sum(e["dur"] for e in own) == parent["dur"], parent  # whole ticks: exact
+            assert own[0]["ts"] == parent["ts"]
+            assert all(a["ts"] + a["dur"] == b["ts"] for a, b in pairwise(own))
+    return depths
+
+
+def traced(served: Serving, path: Path, number: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    serving_trace.write(served, path, number)
     found = events(path)
-    step = next(e for e in found if e["ph"] == "X" and e["name"] == "decode step" and e["args"]["step"] == 1)
-    assert depth_of(found) == 2 and check_counters_and_arrows(found) == 3  # two requests, and the chip
-    inside = [e for e in found if e["ph"] == "X" and e["pid"] == serving_trace.ENGINES and "count" in e["args"]]
-    assert all(0.97 <= e["args"]["scale"] <= 1.03 for e in inside)  # the step is the sum of its operators
-    assert inside[-1]["ts"] + inside[-1]["dur"] == step["ts"] + step["dur"]
-    operators = [e for e in found if e["ph"] == "X" and e["pid"] == 1]
-    assert {e["name"] for e in inside} == {e["name"] for e in operators}
-    assert operators and operators[0]["ts"] == pytest.approx(step["ts"], abs=0.01)
-    assert operators[-1]["ts"] + operators[-1]["dur"] <= step["ts"] + step["dur"]  # each layer once
-    for wrong in (-1, len(served.run.steps)):
+    steps = [e for e in found if e["ph"] == "X" and e["pid"] == serving_trace.ENGINES]
+    return found, next(e for e in steps if e["args"].get("step") == number)
+
+
+def small(**options: Any) -> Serving:
+    defaults: dict[str, Any] = {"arrivals": "closed:2", "requests": 2, "input": 40, "output": 4, "keep": True,
+                                "log": True, "chips": 1, "precision": "fp8"}  # fmt: skip
+    return ns.serve("npu-2pf", **{"model": "exaone-4.0-1.2b", **defaults, **options})
+
+
+@pytest.fixture(scope="module")
+def two() -> Serving:
+    return small()
+
+
+def test_a_step_is_the_sum_of_its_parts(two: Serving, tmp_path: Path):
+    assert serving_trace.batch_of(two, 0) == ([(40, 0), (40, 0)], [])
+    assert serving_trace.batch_of(two, 1) == ([], [40, 40])
+    layers = ns.load_model("exaone-4.0-1.2b").layers
+    for number in (0, 1):
+        found, step = traced(two, tmp_path / "step.json", number)
+        assert depth_of(found) == 3 and check_counters_and_arrows(found) == 3  # two requests, and the chip
+        depths = nested(found, step)
+        names = [e["name"] for e in depths[1]]
+        assert names[:2] == ["host gap", "embed"] and names[-3:] == ["final_norm", "lm_head", "sample"]
+        assert sum(name.startswith("layers") for name in names) == layers
+        order = [op.name for op in ns.decode("exaone-4.0-1.2b").ops if op.name.startswith("layers.")]
+        inside = dict.fromkeys(f"layers.{e['name']}" for e in depths[2])  # the attention of two prompts has one name
+        assert list(inside) == order
+        assert all(0.97 <= e["args"]["scale"] <= 1.03 for e in depths[2])  # the table is what its operators cost
+
+
+def test_the_chip_is_nested_in_its_step(two: Serving, tmp_path: Path):
+    found, step = traced(two, tmp_path / "step.json", 1)
+    leaves = [e for e in found if e["ph"] == "X" and e["pid"] == trace_events.OPERATORS]
+    assert sum(e["dur"] for e in leaves) == step["dur"] and min(e["ts"] for e in leaves) == step["ts"]
+    drawn = [e for e in leaves if "tasks" in e["args"]]
+    work = workload_of(two.case.shape, *serving_trace.batch_of(two, 1))
+    assert sorted(e["name"] for e in drawn) == sorted(op.name for op in work.ops)  # each of them once
+    assert all(0.5 < e["args"].get("stretch", 1) < 2 for e in drawn)
+    tasks = [e for e in found if e["ph"] == "X" and e["pid"] >= trace_events.FIRST_CORE]
+    assert tasks
+    for e in tasks:  # inside the slice of an operator
+        assert any(o["ts"] <= e["ts"] and e["ts"] + e["dur"] <= o["ts"] + o["dur"] for o in drawn), e
+    for wrong in (-1, len(two.run.steps)):
         with pytest.raises(InputError, match="--step"):
-            serving_trace.write(served, path, wrong)
+            serving_trace.write(two, tmp_path / "no.json", wrong)
+
+
+def test_operators_of_too_many_tasks_are_slices_without_tasks(two: Serving, tmp_path: Path, monkeypatch: Any):
+    monkeypatch.setattr(serving_trace, "MOST_TASKS", 0)
+    found, step = traced(two, tmp_path / "step.json", 1)
+    leaves = [e for e in found if e["ph"] == "X" and e["pid"] == trace_events.OPERATORS]
+    assert sum(e["dur"] for e in leaves) == step["dur"]
+    assert not [e for e in leaves if "tasks" in e["args"] and e["name"] == "lm_head"]
+
+
+def test_passes_of_the_draft_model_are_slices_of_their_own(tmp_path: Path):
+    rules = Rules(draft_tokens=3, accepted_tokens=2, draft_model="exaone-4.0-1.2b")
+    served = small(model="exaone-4.0-32b", output=20, rules=rules)
+    found, step = traced(served, tmp_path / "step.json", 1)
+    assert step["args"]["decodes"] == 2
+    depths = nested(found, step)
+    passes = [e for e in depths[1] if e["name"].startswith("draft pass")]
+    assert [e["name"] for e in passes] == [f"draft pass {number} of 3" for number in (1, 2, 3)]
+    table = served.case.pool().table
+    free = dataclasses.replace(table, draft=None).price([], [40, 40])[0]
+    assert sum(e["dur"] for e in passes) * 1e-6 == pytest.approx(step["dur"] * 1e-6 - free, rel=1e-4)
+    assert {"layers 1 of 30"} <= {e["name"] for e in depths[2]}
+
+
+def test_what_a_step_waits_for_is_a_slice_of_its_own(tmp_path: Path):
+    served = small(model="llama-3.1-8b", chips=2, tp=1, pp=2, arrivals="closed:4", requests=4)
+    waits = []
+    for number in range(4):
+        found, step = traced(served, tmp_path / "step.json", number)
+        names = {e["name"]: e["dur"] for e in nested(found, step)[1]}
+        assert names["hand-over between stages"] > 0
+        waits.append(names.get("waiting for stages or swapped blocks", 0.0))
+    assert max(waits) > 0
 
 
 def test_the_workload_of_a_step_costs_what_its_table_says():
