@@ -71,13 +71,9 @@ def integer_loop() -> str:
 
 def probes_of(work: Work) -> list[tuple[float, Probe]]:
     """The limits of a piece of work: how much it asks of each, and the loop that measures it."""
-    asked = [(work.operations, compute_probe, work.loop), (work.read_bytes, stream_probe, "read")]
-    asked.append((work.copied_bytes, stream_probe, "copy"))
-    found = []
-    for amount, make, name in asked:
-        if amount:
-            found.append((amount, make(name) if make is compute_probe else make(name, amount)))
-    return found
+    found = [(work.operations, compute_probe(work.loop))] if work.operations else []
+    streams = (("read", work.read_bytes), ("copy", work.copied_bytes))
+    return found + [(size, stream_probe(loop, size)) for loop, size in streams if size]
 
 
 @functools.cache

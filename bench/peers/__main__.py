@@ -14,11 +14,11 @@ for _name in ("OMP", "OPENBLAS", "MKL", "NUMBA"):  # read when the libraries are
 from bench.peers import adapters, report  # noqa: E402
 from bench.peers.suite import OPS, problems  # noqa: E402
 from bench.peers.timing import measure  # noqa: E402
-from npusim.errors import InputError  # noqa: E402
+from npusim.errors import Finding, InputError  # noqa: E402
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Times what is asked for and prints it; 2 for a request that cannot be met."""
+    """Times what is asked for and prints it; 1 where our output is wrong, 2 for a request that cannot be met."""
     parser = argparse.ArgumentParser(
         "python -m bench.peers", description="Our kernels against the best installed peers."
     )
@@ -36,7 +36,11 @@ def main(arguments: list[str] | None = None) -> int:
     print(report.heading(found), flush=True)
     results = []
     for build in builds:
-        results.append(measure(build(), found.peers, given.seconds))
+        try:
+            results.append(measure(build(), found.peers, given.seconds))
+        except Finding as finding:
+            print(f"our output is wrong: {finding}", file=sys.stderr)
+            return 1
         print(report.line(results[-1]), flush=True)
     print("\n" + report.summary(report.verdicts(results)))
     if given.json:

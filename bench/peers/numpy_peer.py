@@ -47,7 +47,7 @@ def _attention(p: Problem) -> Mapping[str, Runner]:
         s -= s.max(axis=-1, keepdims=True)
         np.exp(s, out=s)
         s /= s.sum(axis=-1, keepdims=True)
-        return (s @ values).reshape(1, kv_heads * group, queries, dim)
+        return np.asarray(s @ values).reshape(1, kv_heads * group, queries, dim)
 
     return {"": Runner(run)}
 

@@ -14,7 +14,7 @@ MICROSOFT = "com.microsoft"
 
 def _version() -> str:
     import onnx
-    import onnxruntime
+    import onnxruntime  # type: ignore[import-untyped]
 
     return f"{onnxruntime.__version__} (onnx {onnx.__version__})"
 

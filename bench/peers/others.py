@@ -27,14 +27,14 @@ GOLDEN_ROWS = 16
 
 def attention() -> Iterator[Build]:
     """float32, batch 1, heads of 128: causal prompts, and one token against long caches."""
-    yield from (partial(_attention, *shape, causal=True) for shape in PREFILL)
-    yield from (partial(_attention, *shape, causal=False) for shape in DECODE)
+    yield from (partial(attention_problem, *shape, causal=True) for shape in PREFILL)
+    yield from (partial(attention_problem, *shape, causal=False) for shape in DECODE)
 
 
-def _attention(heads: int, kv_heads: int, length: int, causal: bool) -> Problem:
+def attention_problem(heads: int, kv_heads: int, length: int, causal: bool) -> Problem:
     per_kv, queries = heads // kv_heads, LAST_QUERIES if causal else 1
-    sizes = dict(heads=per_kv, kv_heads=1, seq_q=queries, seq_kv=length, head_dim=HEAD, v_head_dim=HEAD)
-    case = nk.golden("attention", **sizes, causal=int(causal))
+    sizes = dict(heads=per_kv, kv_heads=1, seq_q=queries, seq_kv=length, head_dim=HEAD, v_head_dim=HEAD, causal=causal)
+    case = nk.golden("attention", dtype="fp32", fill="uniform", seed=0, **{name: int(x) for name, x in sizes.items()})
     k, v = (cycled(x, kv_heads, axis=1) for x in case.inputs[1:])
     q = cycled(case.inputs[0], heads, axis=1)
     if causal:  # the golden queries are the last of the prompt
@@ -76,12 +76,12 @@ def _last_queries(case: nk.Case, heads: int, queries: int) -> Judge:
 def rows() -> Iterator[Build]:
     """Norms, softmax, activations and rotary embedding, in cache and out of it."""
     for op in (*NORMS, *ELEMENTS):
-        yield from (partial(_row_op, op, *shape, "in cache") for shape in IN_CACHE)
-        yield from (partial(_row_op, op, *shape, "out of cache") for shape in OUT_OF_CACHE)
-    yield from (partial(_rope, *shape) for shape in ROPE)
+        yield from (partial(row_problem, op, *shape, "in cache") for shape in IN_CACHE)
+        yield from (partial(row_problem, op, *shape, "out of cache") for shape in OUT_OF_CACHE)
+    yield from (partial(rope_problem, *shape) for shape in ROPE)
 
 
-def _row_op(op: str, count: int, n: int, where: str) -> Problem:
+def row_problem(op: str, count: int, n: int, where: str) -> Problem:
     few = min(count, GOLDEN_ROWS)
     case = nk.golden(op, rows=few, n=n) if op in NORMS else _as_rows(nk.golden(op, n=few * n), few)
     x, out = cycled(case.inputs[0], count), np.empty((count, n), np.float32)
@@ -106,7 +106,7 @@ def _as_rows(case: nk.Case, count: int) -> nk.Case:
     return dataclasses.replace(case, inputs=(x,), expected=expected, bound=bound)
 
 
-def _rope(tokens: int, heads: int) -> Problem:
+def rope_problem(tokens: int, heads: int) -> Problem:
     case = nk.golden("rope", tokens=min(tokens, 256), heads=heads, dim=HEAD)
     cosines, sines = case.inputs[2:]
     x, positions = (cycled(v, tokens) for v in case.inputs[:2])
@@ -125,8 +125,8 @@ def _rope(tokens: int, heads: int) -> Problem:
 def casts() -> Iterator[Build]:
     """float32 to the two fp8 formats, saturating, and back."""
     for name in ("fp8", "fp8_e5m2"):
-        yield from (partial(_encode, name, size) for size in CASTS)
-        yield from (partial(_decode, name, size) for size in CASTS)
+        yield from (partial(encode_problem, name, size) for size in CASTS)
+        yield from (partial(decode_problem, name, size) for size in CASTS)
 
 
 @lru_cache(maxsize=1)
@@ -138,7 +138,7 @@ def _cast_work(size: int, copied: Work) -> Work:
     return dataclasses.replace(copied, unit="Gelement/s", amount=float(size))
 
 
-def _encode(name: str, size: int) -> Problem:
+def encode_problem(name: str, size: int) -> Problem:
     x, out = _numbers(size), np.empty(size, np.uint8)
     return Problem(
         "encode",
@@ -165,7 +165,7 @@ def _first(expected: Array) -> Judge:
     return Judge(exact, np.arange(len(wide)))
 
 
-def _decode(name: str, size: int) -> Problem:
+def decode_problem(name: str, size: int) -> Problem:
     codes, out = nk.cast(_numbers(size), name), np.empty(size, np.float32)
     return Problem(
         "decode",

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 import npukernels as nk
 from bench.peaks import Work
+from npusim.errors import Finding
 
 Array = npt.NDArray[Any]
 SAMPLED = 64  # rows of a large output that are judged
@@ -40,8 +41,10 @@ class Judge:
         return np.ascontiguousarray(np.take(rows, self.index, self.axis))
 
     def check(self, output: Array) -> None:
-        """Raises ``InputError`` where an element is beyond the proven bound."""
-        nk.check(self.part(output), self.case).raise_for_status()
+        """Raises ``Finding`` where an element is beyond the proven bound."""
+        found = nk.check(self.part(output), self.case)
+        if found.verdict != "PASS":
+            raise Finding(str(found))
 
     def error(self, output: Array) -> float:
         """Distance from the exact result as a share of its length, infinite where it is not finite."""

@@ -64,7 +64,7 @@ def measure(problem: Problem, peers: Sequence[Peer], seconds: float) -> Result:
     """Checks ours, and times it and the peers for about ``seconds``.
 
     Raises:
-        InputError: our output is wrong.
+        Finding: our output is wrong.
     """
     found, refused = runners(problem, peers)
     wrong, usable = _outputs(problem, found, refused)
