@@ -15,7 +15,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import npukernels as nk
 from npukernels import probes
 from npusim.accuracy.host_clock import best_of
 from npusim.accuracy.host_facts import read_facts
@@ -64,11 +63,6 @@ def moved(source_bytes: float, target_bytes: float) -> Work:
     return Work(copied_bytes=float(source_bytes + target_bytes), unit="GB/s")
 
 
-def integer_loop() -> str:
-    """The fastest exact loop over 8-bit products: without VNNI the one that widens to 16 bits first."""
-    return "dot8" if "avx512_vnni" in nk.cpu_features() else "dot16"
-
-
 def probes_of(work: Work) -> list[tuple[float, Probe]]:
     """The limits of a piece of work: how much it asks of each, and the loop that measures it."""
     found = [(work.operations, compute_probe(work.loop))] if work.operations else []
@@ -96,7 +90,7 @@ def stream_probe(loop: str, size: float) -> Probe:
 def _stream_probe(loop: str, size: int) -> Probe:
     memory, best, passes = _memory(size), instruction_sets()[-1], max(1, PASSED_BYTES // size)
     source, target = (memory[: size // 2], memory[size // 2 :]) if loop == "copy" else (memory, None)
-    if loop == "copy" and size > 2 * read_facts().caches[-1].capacity_bytes:
+    if loop == "copy" and size > read_facts().caches[-1].capacity_bytes:
         loop = "copy-past"  # what stays in no cache is better not fetched before it is written
     return probes.stream(best, loop, source, target, passes), lambda: probes.stream(best, loop, source, target, passes)
 

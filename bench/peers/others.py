@@ -17,6 +17,7 @@ from npukernels import formats
 HEAD = 128
 PREFILL = [(8, 2, seq) for seq in (512, 1024, 2048, 4096)]
 DECODE = [(32, 8, 512), (32, 8, 2048), (32, 8, 8192), (32, 8, 32768), (8, 8, 32768)]
+SHORT = 2048  # keys; longer ones do not fit the caches
 LAST_QUERIES = 16  # that the golden case of a prefill holds
 IN_CACHE, OUT_OF_CACHE = [(1, 4096), (16, 4096), (128, 1024)], [(2048, 4096)]
 NORMS, ELEMENTS = ("layernorm", "rmsnorm", "softmax"), ("gelu", "gelu_tanh", "silu")
@@ -47,7 +48,7 @@ def attention_problem(heads: int, kv_heads: int, length: int, causal: bool) -> P
         work = dataclasses.replace(work, unit="GB/s", amount=float(k.nbytes + v.nbytes))
     return Problem(
         "attention",
-        "attention prefill" if causal else "attention decode",
+        "attention prefill" if causal else "attention decode, long" if length > SHORT else "attention decode, short",
         f"{heads}/{kv_heads} heads, {length} {'causal' if causal else 'keys'}",
         work,
         {"q": q, "k": k, "v": v},

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 import npukernels as nk
-from bench.peaks import Work, integer_loop, product
+from bench.peaks import Work, product
 from bench.peers.problem import Array, Judge, Problem, cycled, repeated
 from npusim.errors import Finding
 
@@ -38,8 +38,8 @@ def by_name(*sizes: int) -> str:
 
 
 @lru_cache(maxsize=1)
-def _case(op: str, rows: int, n: int, k: int, dtype: str, **sizes: int) -> nk.Case:
-    return nk.golden(op, dtype=dtype, fill="uniform", seed=n, m=min(rows, GOLDEN_ROWS), n=n, k=k, **sizes)
+def _case(op: str, n: int, k: int, dtype: str, **sizes: int) -> nk.Case:
+    return nk.golden(op, dtype=dtype, fill="uniform", seed=n, m=GOLDEN_ROWS, n=n, k=k, **sizes)
 
 
 def gemm() -> Iterator[Build]:
@@ -53,7 +53,7 @@ def gemm() -> Iterator[Build]:
 
 def gemm_problem(shape: tuple[int, int, int], layout: str) -> Problem:
     m, n, k = shape
-    case, out = _case("gemm", m, n, k, "fp32"), np.empty((m, n), np.float32)
+    case, out = _case("gemm", n, k, "fp32"), np.empty((m, n), np.float32)
     a, b = cycled(case.inputs[0], m), np.array(case.inputs[1], order="F" if layout == "NT" else "C")
     weights: Any = nk.prepack(b) if layout == "packed" else b
     return Problem(
@@ -75,7 +75,7 @@ def half() -> Iterator[Build]:
 
 def half_problem(shape: tuple[int, int, int], dtype: str) -> Problem:
     m, n, k = shape
-    case = _case("gemm", m, n, k, dtype)
+    case = _case("gemm", n, k, dtype)
     a, b, out = cycled(case.inputs[0], m), np.array(case.inputs[1]), np.empty((m, n), np.float32)
     return Problem(
         "gemm 16 bits",
@@ -108,7 +108,7 @@ def qgemm_problem(shape: tuple[int, int, int], signs: str) -> Problem:
         "qgemm",
         f"qgemm {signs}",
         f"{by_name(*shape)} {signs.replace(' ', '')}",
-        product(m, n, k, 1.0, integer_loop(), "GOP/s"),
+        product(m, n, k, 1.0, "dot8", "GOP/s"),
         {"a": a, "b": b},
         lambda: nk.qgemm(a, packed, out=out),
         _exact(a, b),
@@ -126,15 +126,15 @@ def _exact(a: Array, b: Array) -> Judge:
 
 def weight_gemm() -> Iterator[Build]:
     """float32 activations and 4-bit weights with a scale a group."""
-    for compute in ("int8", "fp32"):
-        for group in (32, 128):
+    for group in (32, 128):
+        for compute in ("int8", "fp32"):
             for shape in FOUR_BITS:
                 yield partial(weight_gemm_problem, shape, group, compute)
 
 
 def weight_gemm_problem(shape: tuple[int, int, int], group: int, compute: str) -> Problem:
     m, n, k = shape
-    case = _case("weight_gemm", m, n, k, "int4", group=group)
+    case = _case("weight_gemm", n, k, "int4", group=group)
     x, (q, scale) = cycled(case.inputs[0], m), case.inputs[1:]
     weight, out, judge = nk.prepack_weight(q, scale, group=group), np.empty((m, n), np.float32), repeated(case, m)
 

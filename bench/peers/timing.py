@@ -82,9 +82,9 @@ def measure(problem: Problem, peers: Sequence[Peer], seconds: float) -> Result:
         problem.shape,
         problem.work.unit,
         problem.work.rate(float(ours.min())),
-        float(np.median(least / ours)),
-        {name: float(np.median(t / ours)) for name, t in zip(usable, theirs, strict=True)},
-        {name: float(t.min() / ours.min()) for name, t in zip(usable, theirs, strict=True)},
+        float(np.nanmedian(least / ours)),
+        {name: float(np.nanmedian(t / ours)) for name, t in zip(usable, theirs, strict=True)},
+        {name: float(np.nanmin(t) / ours.min()) for name, t in zip(usable, theirs, strict=True)},
         tuple(wrong),
         refused,
         times.shape[1],
@@ -115,35 +115,40 @@ def interleaved(
     clock: Callable[[], float] = time.thread_time,
     wall: Callable[[], float] = time.perf_counter,
 ) -> npt.NDArray[np.float64]:
-    """Seconds of one run of each call, shape (call, round).
+    """Seconds of one run of each call, shape (call, round); NaN where it sat a round out.
 
     Every round visits every call, odd ones backwards, so that a slow spell of the machine is shared by neighbours.
     A quick call is run once unmeasured, which brings its data back into the caches, and then so often that reading
-    the clock does not show.
+    the clock does not show. A call that used up the whole budget sits out, so that a slow peer does not cost the
+    others their rounds; the first never does.
 
     Args:
         calls: what to run, on one thread.
-        seconds: budget; there are ``FEWEST`` rounds even if they take longer.
+        seconds: budget; there are a few rounds even if they take longer.
         clock: of the samples; the processor time of this thread leaves out what other processes take.
         wall: of the budget.
     """
-    start, repeats, warm = wall(), [], []
+    start, plans = wall(), []
     for call in calls:
         begin = clock()
         call()
         once = clock() - begin
         if once < WARM_S:  # the first run may have been cold
             once = _timed(call, 1, clock)
-        repeats.append(max(1, min(1000, math.ceil(SAMPLE_S / max(once, 1e-9)))))
-        warm.append(once < WARM_S)
+        plans.append((once < WARM_S, max(1, min(1000, math.ceil(SAMPLE_S / max(once, 1e-9))))))
     rounds: list[list[float]] = []
+    spent = [0.0] * len(calls)
     fewest = FEWEST if wall() - start < seconds else FEWEST_LONG
     while len(rounds) < fewest or (len(rounds) < MOST and wall() - start < seconds):
-        times = [0.0] * len(calls)
+        times = [math.nan] * len(calls)
         for i in range(len(calls)) if len(rounds) % 2 == 0 else reversed(range(len(calls))):
-            if warm[i]:
+            if i and rounds and spent[i] > seconds:
+                continue
+            warm, repeats = plans[i]
+            if warm:
                 calls[i]()
-            times[i] = _timed(calls[i], repeats[i], clock)
+            times[i] = _timed(calls[i], repeats, clock)
+            spent[i] += times[i] * repeats
         rounds.append(times)
     return np.array(rounds).T
 
