@@ -3,7 +3,8 @@
     pytest bench/test_bench_formats.py
 
 Each result carries Gelement/s and the fraction of the measured rate at which as many bytes are copied. Every timed
-output is compared with ``npukernels.formats`` or the ``ref`` variant. Other libraries: ``python -m bench.peers --op casts``.
+output is compared with ``npukernels.formats`` or the ``ref`` variant. Other libraries: ``python -m bench.peers --op
+casts``.
 """
 
 import numpy as np
@@ -14,7 +15,7 @@ from bench import peaks
 from npukernels import formats
 from npukernels.casts import code_dtype
 
-SIZES = {"L2": 1 << 16, "L3": 1 << 20, "DRAM": 1 << 25}
+SIZES = {"L2": 1 << 16, "L3": 1 << 20, "DRAM": 1 << 24}
 CASTS = ("fp8", "fp8_e5m2", "bf16", "fp16", "fp6", "fp4")
 BEST = nk.variants("cast")[-1]
 VARIANTS = tuple(v for v in nk.variants("cast") if v != "ref")

@@ -22,13 +22,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         "python -m bench.peers", description="Our kernels against the best installed peers."
     )
-    parser.add_argument("--op", default=",".join(OPS), help=f"of {', '.join(OPS)}; separated by commas")
+    parser.add_argument("--op", default=",".join(OPS), help=f"of {', '.join(OPS)}, by commas; or none")
     parser.add_argument("--shape", default="", metavar="REGEX", help="only these, as '4096|in cache'")
     parser.add_argument("--seconds", type=float, default=1.0, help="per shape (default 1); large ones take longer")
     parser.add_argument("--json", metavar="FILE", help="also write everything there")
+    parser.add_argument("--with", metavar="FILE", nargs="+", default=[], dest="earlier", help="results of earlier runs")
     given = parser.parse_args(arguments)
     try:
-        builds = problems(given.op.split(","), given.shape)
+        builds = problems(given.op.split(",") if given.op != "none" else [], given.shape)
+        earlier = [result for file in given.earlier for result in report.load(Path(file))]
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
@@ -42,6 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"our output is wrong: {finding}", file=sys.stderr)
             return 1
         print(report.line(results[-1]), flush=True)
+    results = report.merged(earlier, results)
     print("\n" + report.summary(report.verdicts(results)))
     if given.json:
         Path(given.json).write_text(json.dumps(report.as_json(found, results), indent=1))

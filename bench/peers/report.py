@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from bench.peers.adapters import Installed
 from bench.peers.bars import BARS, NONE, Verdict, judge
 from bench.peers.timing import Result
 from npusim.accuracy.host_facts import read_facts
+from npusim.errors import InputError, Problem
 
 METHOD = """One thread, its processor time; ours, every peer and the loops that measure the machine take turns.
 Ratios are times of the peer over ours, medians over rounds: above 1 we are faster. "!": another result."""
@@ -67,3 +70,21 @@ def as_json(found: Installed, results: Sequence[Result]) -> dict[str, Any]:
         "results": [dataclasses.asdict(result) for result in results],
         "groups": [dataclasses.asdict(verdict) for verdict in verdicts(results)],
     }
+
+
+def load(path: Path) -> list[Result]:
+    """Results that ``as_json`` wrote.
+
+    Raises:
+        InputError: no such file, or not results.
+    """
+    try:
+        held = json.loads(path.read_text())["results"]
+        return [Result(**{**fields, "wrong": tuple(fields["wrong"])}) for fields in held]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(Problem(f"{path}: {type(error).__name__}: {error}", "--with")) from None
+
+
+def merged(earlier: Iterable[Result], later: Iterable[Result]) -> list[Result]:
+    """All results, the last of each shape, in the order in which shapes appeared first."""
+    return list({(result.group, result.shape): result for result in (*earlier, *later)}.values())

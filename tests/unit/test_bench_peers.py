@@ -17,7 +17,7 @@ from bench.peers.bars import BARS, Bar, judge
 from bench.peers.problem import Peer, Runner
 from bench.peers.suite import OPS, label, problems
 from bench.peers.timing import Result, interleaved, measure
-from npusim.errors import Finding
+from npusim.errors import Finding, InputError
 
 pytestmark = pytest.mark.skipif(not nk.native_available(), reason="compares compiled kernels")
 
@@ -184,6 +184,24 @@ def test_command(tmp_path, capsys, monkeypatch):
     assert "torch: MISSING, not there" in text and "| qgemm s8 × s8 | 1 | - | - |" in text
     held = json.loads(file.read_text())
     assert [r["shape"] for r in held["results"]] == ["64 × 64 × 64 s8×s8"] and held["missing"] == {"torch": "not there"}
+
+    later = ["--op", "qgemm", "--shape", "u8 × u8 64 × 64", "--seconds", "0", "--with", str(file)]
+    assert command.main(later) == 0
+    text = capsys.readouterr().out
+    assert "| qgemm s8 × s8 | 1 |" in text and "| qgemm u8 × u8 | 1 |" in text
+
+
+def test_earlier_results(tmp_path):
+    first, again, other = result(1.0), result(2.0), dataclasses.replace(result(3.0, wrong=["one"]), shape="other")
+    assert report.merged([first, other], [again]) == [again, other]
+    file = tmp_path / "r.json"
+    file.write_text(json.dumps(report.as_json(Installed((), {}, {}), [first, other])))
+    assert report.load(file) == [first, other]
+    file.write_text("{}")
+    with pytest.raises(InputError, match="KeyError"):
+        report.load(file)
+    with pytest.raises(InputError, match="FileNotFoundError"):
+        report.load(tmp_path / "none.json")
 
 
 def test_command_says_when_ours_is_wrong(capsys, monkeypatch):
