@@ -1,25 +1,28 @@
-"""How fast are casts and integer quantisation, in cache and from memory, against NumPy and ml_dtypes?
+"""How fast are casts, quantisation and its inverse, per variant, in cache and from memory?
 
     pytest bench/test_bench_formats.py
 
-Each result carries Gelement/s, GB/s (read plus written) and the fraction of what ``np.copyto`` of the float32
-array reaches at that size in the same process. Every timed output is compared with ``npukernels.formats``.
+Each result carries Gelement/s and the fraction of the measured rate at which as many bytes are copied. Every timed
+output is compared with ``npukernels.formats`` or the ``ref`` variant. Other libraries: ``python -m bench.peers --op
+casts``.
 """
 
-import time
-
-import ml_dtypes
 import numpy as np
 import pytest
 
 import npukernels as nk
+from bench import peaks
 from npukernels import formats
 from npukernels.casts import code_dtype
 
-SIZES = {"L2": 1 << 16, "L3": 1 << 20, "DRAM": 1 << 25}
-CASTS = ("fp8", "fp8_e5m2", "bf16", "fp16")
-ML = {"fp8": ml_dtypes.float8_e4m3fn, "fp8_e5m2": ml_dtypes.float8_e5m2, "bf16": ml_dtypes.bfloat16, "fp16": np.float16}
+SIZES = {"L2": 1 << 16, "L3": 1 << 20, "DRAM": 1 << 24}
+CASTS = ("fp8", "fp8_e5m2", "bf16", "fp16", "fp6", "fp4")
+BEST = nk.variants("cast")[-1]
 VARIANTS = tuple(v for v in nk.variants("cast") if v != "ref")
+# All variants where they differ most, the best one everywhere.
+GRID = [(v, level) for v in VARIANTS for level in SIZES if v == BEST or level == "L2"]
+QUANTISED = ("int8", "int4", "fp8", "mxfp8", "mxfp6", "mxfp4", "mxint8", "nvfp4")
+FIRST = slice(0, 1 << 16)  # elements that are compared
 
 
 @pytest.fixture(scope="module")
@@ -28,70 +31,58 @@ def real():
     return lambda level: numbers[: SIZES[level]]
 
 
-def _copy_gb_per_s(x):
-    out = np.empty_like(x)
-    np.copyto(out, x)
-    best = min(_seconds(lambda: np.copyto(out, x)) for _ in range(9))
-    return 2 * x.nbytes / best / 1e9
+def _work(size, source_bytes, target_bytes):
+    return peaks.Work(copied_bytes=float(source_bytes + target_bytes), unit="Gelement/s", amount=float(size))
 
 
-def _seconds(run):
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
-def _note(benchmark, x, code_bytes):
-    if benchmark.stats:  # absent under --benchmark-disable
-        best = benchmark.stats.stats.min
-        gb_per_s = x.size * (4 + code_bytes) / best / 1e9
-        benchmark.extra_info.update(
-            gelements_per_s=x.size / best / 1e9, gb_per_s=gb_per_s, fraction_of_copy=gb_per_s / _copy_gb_per_s(x)
-        )
-
-
-@pytest.mark.parametrize("level", SIZES)
+@pytest.mark.parametrize(("variant", "level"), GRID)
 @pytest.mark.parametrize("name", CASTS)
-@pytest.mark.parametrize("peer", [*VARIANTS, "ml_dtypes"])
-def test_encode(benchmark, real, peer, name, level):
+def test_encode(benchmark, real, name, variant, level):
     x = real(level)
     benchmark.group = f"fp32 to {name}, {level}"
     out = np.empty(x.shape, code_dtype(formats.FORMATS[name]))
-    if peer == "ml_dtypes":
-        theirs = out.view(ML[name])
-        benchmark(lambda: np.copyto(theirs, x, casting="unsafe"))
-    else:
-        benchmark(lambda: nk.cast(x, name, out=out, variant=peer))
-    part = slice(0, 1 << 16)
-    assert np.array_equal(out[part].view(np.uint8), formats.encode(x[part], name).view(np.uint8))
-    _note(benchmark, x, out.itemsize)
+    benchmark(lambda: nk.cast(x, name, out=out, variant=variant))
+    assert np.array_equal(out[FIRST].view(np.uint8), formats.encode(x[FIRST], name).view(np.uint8))
+    peaks.record(benchmark, _work(x.size, x.nbytes, out.nbytes))
 
 
-@pytest.mark.parametrize("level", SIZES)
+@pytest.mark.parametrize(("variant", "level"), GRID)
 @pytest.mark.parametrize("name", CASTS)
-@pytest.mark.parametrize("peer", [*VARIANTS, "ml_dtypes"])
-def test_decode(benchmark, real, peer, name, level):
+def test_decode(benchmark, real, name, variant, level):
     x = real(level)
     benchmark.group = f"{name} to fp32, {level}"
     codes, out = nk.cast(x, name), np.empty_like(x)
-    if peer == "ml_dtypes":
-        benchmark(lambda: np.copyto(out, codes.view(ML[name])))
-    else:
-        benchmark(lambda: nk.cast(codes, "fp32", source=name, out=out, variant=peer))
-    part = slice(0, 1 << 16)
-    assert np.array_equal(out[part], formats.decode(codes[part], name))
-    _note(benchmark, x, codes.itemsize)
+    benchmark(lambda: nk.cast(codes, "fp32", source=name, out=out, variant=variant))
+    assert np.array_equal(out[FIRST], formats.decode(codes[FIRST], name))
+    peaks.record(benchmark, _work(x.size, codes.nbytes, out.nbytes))
+
+
+@pytest.mark.parametrize("level", ["L2", "L3"])
+@pytest.mark.parametrize("name", QUANTISED)
+def test_quantize(benchmark, real, name, level):
+    """Scales are found first, by tensor or block."""
+    x = real(level).reshape(-1, 1024)
+    q = benchmark(lambda: nk.quantize(x, name))
+    expected = nk.quantize(x[: 1 << 6], name, variant="ref") if name.startswith("mx") else None
+    if expected is None:  # scales of whole tensors
+        expected = nk.quantize(x, name, variant="ref")
+    assert np.array_equal(q.codes[: len(expected.codes)], expected.codes)
+    peaks.record(benchmark, _work(x.size, x.nbytes, q.codes.nbytes))
+
+
+@pytest.mark.parametrize("level", ["L2", "L3"])
+@pytest.mark.parametrize("name", QUANTISED)
+def test_dequantize(benchmark, real, name, level):
+    x = real(level).reshape(-1, 1024)
+    q, out = nk.quantize(x, name), np.empty_like(x)
+    benchmark(lambda: nk.dequantize(q, out=out))
+    assert np.array_equal(out, nk.dequantize(q, variant="ref"))
+    peaks.record(benchmark, _work(x.size, q.codes.nbytes, out.nbytes))
 
 
 @pytest.mark.parametrize("level", SIZES)
-@pytest.mark.parametrize("peer", [*VARIANTS, "numpy"])
-def test_quantize_int8(benchmark, real, peer, level):
-    x = real(level)
-    benchmark.group = f"fp32 to int8, {level}"
-    scale = np.float32(0.05)
-    if peer == "numpy":
-        got = benchmark(lambda: np.clip(np.rint(x / scale) + 3, -128, 127).astype(np.int8))
-    else:
-        got = benchmark(lambda: nk.quantize(x, "int8", scale=scale, zero=3, variant=peer)).codes
-    assert np.array_equal(got, nk.quantize(x, "int8", scale=scale, zero=3, variant="ref").codes)
-    _note(benchmark, x, 1)
+def test_quantize_with_given_scale(benchmark, real, level):
+    x, scale = real(level), np.float32(0.05)
+    q = benchmark(lambda: nk.quantize(x, "int8", scale=scale, zero=3))
+    assert np.array_equal(q.codes[FIRST], nk.quantize(x[FIRST], "int8", scale=scale, zero=3, variant="ref").codes)
+    peaks.record(benchmark, _work(x.size, x.nbytes, x.size))

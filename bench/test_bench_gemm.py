@@ -1,151 +1,67 @@
-"""How fast is gemm, per variant, against NumPy's BLAS?
+"""How fast are float products, per variant and per shape?
 
-Run serially:
+    pytest bench/test_bench_gemm.py
 
-    OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 pytest bench/test_bench_gemm.py
-
-Each result carries GFLOP/s (best and median) in ``extra_info``; every timed output is checked against
-the proven bound. ``test_ratio_to_numpy`` times the best variant and NumPy in turn within one process,
-which is the figure to quote on a machine whose clock is not steady.
+Each result carries GFLOP/s and the fraction of the measured peak (``bench.peaks``: multiply-adds, or reading B where
+that takes longer); every timed output is checked against the proven bound. Other libraries: ``python -m bench.peers``.
 """
 
 import os
-import time
 
 import numpy as np
 import pytest
 
 import npukernels as nk
+from bench import peaks
+from bench.peers.problem import cycled, repeated
 
-SIZES = (64, 128, 256, 512, 1024, 2048)
-PEERS = ("numpy", *(v for v in nk.variants("gemm") if v != "ref"))
-SLOW = {("c-generic", 2048)}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_blas_thread():
-    try:
-        from threadpoolctl import threadpool_limits
-    except ImportError:
-        if os.environ.get("OPENBLAS_NUM_THREADS") != "1":
-            pytest.skip("needs threadpoolctl, or OPENBLAS_NUM_THREADS=1, to hold NumPy to one thread")
-        yield
-    else:
-        with threadpool_limits(1):
-            yield
-
-
-@pytest.fixture(scope="module")
-def case_of():
-    cases = {}
-
-    def make(size):
-        if size not in cases:
-            cases[size] = nk.golden("gemm", m=size, n=size, k=size, seed=size)
-        return cases[size]
-
-    return make
-
-
-def _runner(peer, case, out):
-    a, b = case.inputs
-    if peer == "numpy":
-        return lambda: np.matmul(a, b, out=out)
-    return lambda: nk.gemm(a, b, out=out, variant=peer)
-
-
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("peer", PEERS)
-def test_gemm(benchmark, case_of, peer, size):
-    if (peer, size) in SLOW and not os.environ.get("NPUSIM_SOAK"):
-        pytest.skip("seconds per call; set NPUSIM_SOAK to run it")
-    case = case_of(size)
-    out = np.full((size, size), np.nan, dtype=np.float32)
-    benchmark.group = f"gemm {size}"
-
-    benchmark(_runner(peer, case, out))
-
-    nk.check(out, case).raise_for_status()
-    if benchmark.stats:  # absent under --benchmark-disable
-        gflop = 2 * size**3 / 1e9
-        benchmark.extra_info["gflops_best"] = gflop / benchmark.stats.stats.min
-        benchmark.extra_info["gflops_median"] = gflop / benchmark.stats.stats.median
-
-
-def _interleaved(runners, rounds):
-    """Times every runner once per round; returns seconds, shape (runner, round)."""
-    seconds = np.empty((len(runners), rounds))
-    for i in range(rounds):
-        for j, run in enumerate(runners):
-            start = time.perf_counter()
-            run()
-            seconds[j, i] = time.perf_counter() - start
-    return seconds
-
-
-SHAPES = [(size,) * 3 for size in (*SIZES, 4096)]
-SHAPES += [(127, 129, 255), (1023, 1021, 1019), (16384, 64, 64), (64, 64, 16384), (2048, 128, 2048)]
+CUBES = [(size,) * 3 for size in (64, 128, 256, 512, 1024, 2048)]
+SHAPES = [(127, 129, 255), (1023, 1021, 1019), (16384, 64, 64), (64, 64, 16384), (2048, 128, 2048)]
 SHAPES += [(1, 4096, 4096), (8, 4096, 4096)]
+VARIANTS = tuple(v for v in nk.variants("gemm") if v != "ref")
+SLOW = ("numba", "c-generic")
 
 
-@pytest.mark.parametrize("layout", ["NN", "NT"])
-@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))
-def test_ratio_to_numpy(benchmark, shape, layout):
-    """``NT`` has the weights as (n, k), as linear layers keep them."""
+def _name(shape):
+    return "x".join(map(str, shape))
+
+
+def _operands(shape, dtype="fp32"):
+    """A golden case of at most 64 rows, repeated, and its judge."""
     m, n, k = shape
-    case, best = nk.golden("gemm", m=m, n=n, k=k, seed=m), nk.variants("gemm")[-1]
-    a, b = case.inputs
-    if layout == "NT":
-        b = np.asfortranarray(b)
-    ours, theirs = (np.full((m, n), np.nan, dtype=np.float32) for _ in range(2))
-    runners = [lambda: nk.gemm(a, b, out=ours), lambda: np.matmul(a, b, out=theirs)]
-    rounds = max(5, min(2000, int(1.5e10 / (m * n * k))))
-
-    seconds = benchmark.pedantic(_interleaved, args=(runners, rounds), rounds=1, iterations=1)
-
-    for output in (ours, theirs):
-        nk.check(output, case).raise_for_status()
-    benchmark.extra_info.update(
-        variant=best,
-        gflops_best=2 * m * n * k / 1e9 / seconds[0].min(),
-        ratio_of_best=seconds[1].min() / seconds[0].min(),
-        median_ratio=float(np.median(seconds[1] / seconds[0])),
-    )
+    case = nk.golden("gemm", m=min(m, 64), n=n, k=k, dtype=dtype, seed=m)
+    return cycled(case.inputs[0], m), case.inputs[1], np.full((m, n), np.nan, np.float32), repeated(case, m)
 
 
-def _formats(size):
-    """Calls by name: 16-bit inputs and outputs, constant weights; each must be as fast as plain float32."""
-    made = {d: nk.golden("gemm", m=size, n=size, k=size, dtype=d, seed=1) for d in ("fp32", "fp16", "bf16")}
-    packed = nk.prepack(made["fp32"].inputs[1])
-    calls = {name: (case, lambda case=case: nk.gemm(*case.inputs)) for name, case in made.items()}
-    calls["prepacked"] = (made["fp32"], lambda: nk.gemm(made["fp32"].inputs[0], packed))
-    return calls
+def _measure(benchmark, shape, run, out, judge, weight_bytes=4.0):
+    benchmark(run)
+    judge.check(out)
+    peaks.record(benchmark, peaks.product(*shape, weight_bytes))
 
 
-def test_formats_against_float32(benchmark):
-    calls = _formats(1024)
-    for case, run in calls.values():
-        nk.check(run(), case).raise_for_status()
-
-    runners = [run for _, run in calls.values()]
-    seconds = benchmark.pedantic(_interleaved, args=(runners, 7), rounds=1, iterations=1)
-
-    ratios = seconds[0].min() / seconds.min(axis=1)
-    benchmark.extra_info.update({f"ratio_{name}": float(r) for name, r in zip(calls, ratios, strict=True)})
+@pytest.mark.parametrize("shape", CUBES, ids=_name)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_gemm(benchmark, variant, shape):
+    if variant in SLOW and shape[0] > 512 and not os.environ.get("NPUSIM_SOAK"):
+        pytest.skip("seconds per call; set NPUSIM_SOAK to run it")
+    a, b, out, judge = _operands(shape)
+    benchmark.group = f"gemm {_name(shape)}"
+    _measure(benchmark, shape, lambda: nk.gemm(a, b, out=out, variant=variant), out, judge)
 
 
-@pytest.mark.parametrize("op", ["conv2d", "depthwise_conv2d", "grouped_gemm"])
-def test_relatives(benchmark, op):
-    if op == "grouped_gemm":
-        case = nk.golden(op, rows=1024, experts=8, n=512, k=512)
-        flop = 2 * 1024 * 512 * 512
-    else:
-        sizes = {"h": 56, "w": 56, "c": 64, **({"f": 64} if op == "conv2d" else {})}
-        case = nk.golden(op, **sizes)
-        flop = 2 * case.expected.size * 9 * (64 if op == "conv2d" else 1)
+@pytest.mark.parametrize("layout", ["NN", "NT", "prepacked"])
+@pytest.mark.parametrize("shape", SHAPES, ids=_name)
+def test_layouts(benchmark, shape, layout):
+    """``NT`` has the weights as (n, k), as linear layers keep them."""
+    a, b, out, judge = _operands(shape)
+    weights = {"NN": b, "NT": np.asfortranarray(b), "prepacked": nk.prepack(b)}[layout]
+    _measure(benchmark, shape, lambda: nk.gemm(a, weights, out=out), out, judge)
 
-    out = benchmark(getattr(nk, op), *case.inputs)
 
-    nk.check(out, case).raise_for_status()
-    if benchmark.stats:
-        benchmark.extra_info["gflops_best"] = flop / 1e9 / benchmark.stats.stats.min
+@pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("shape", [(256,) * 3, (1024,) * 3, (8, 4096, 4096)], ids=_name)
+def test_formats(benchmark, shape, dtype):
+    """16-bit operands must be about as fast as float32."""
+    a, b, out, judge = _operands(shape, dtype)
+    benchmark.group = f"gemm {_name(shape)} by format"
+    _measure(benchmark, shape, lambda: nk.gemm(a, b, out=out), out, judge, 4.0 if dtype == "fp32" else 2.0)
