@@ -33,6 +33,7 @@ sanitize: $(STAMP)
 
 emulated: $(STAMP)
 	PYTHON=$(CURDIR)/$(BIN)/python FEATURES=avx512vnni tests/emulated_cpu/run.sh corei3_cnl
+	PYTHON=$(CURDIR)/$(BIN)/python tests/emulated_cpu/run.sh corei7_skylake_x "sh tests/emulated_cpu/kernels.sh c-avx512"
 
 bench: $(STAMP)
 	$(BIN)/python -m pytest bench --benchmark-only --benchmark-autosave
