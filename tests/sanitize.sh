@@ -18,7 +18,7 @@ case $compiler in
   clang*)
     runtime=$("$compiler" -print-file-name=libclang_rt.asan-x86_64.so)
     # clang's runtime is static unless asked; the interpreter needs it shared, and it brings UBSan along.
-    checks="$checks -shared-libasan"
+    checks="$checks -shared-libasan -Wno-unused-command-line-argument"
     # Clones of loops by condition would multiply with the checks, which are conditions: minutes and minutes a file.
     checks="$checks -mllvm -unswitch-threshold=0 -mllvm -asan-instrumentation-with-call-threshold=0" ;;
   *) runtime="$("$compiler" -print-file-name=libasan.so) $("$compiler" -print-file-name=libubsan.so)" ;;
