@@ -1,7 +1,7 @@
 """``setup.py`` for ``tests/sanitize.sh``: compiles on all cores, and only what has changed in its text or flags.
 
 With the sanitizers the build takes minutes of every core. It is resumed where it was interrupted, and a change of one
-source costs one object. Variants that this CPU cannot run are built without sanitizers: what the tests run is their code
+source costs one object. Variants that this CPU cannot run are built without sanitizers: what tests run is their code
 as plain C, sanitized (``tests/unit/kernels/*_emulated.h``).
 """
 
