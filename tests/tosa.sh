@@ -31,7 +31,7 @@ generate blocks matmul_t_block_scaled cast_to_block_scaled cast_from_block_scale
   tosa-ext-mx-{common,fp4e2m1,fp6e2m3,fp6e3m2,fp8e4m3,fp8e5m2,int8}
 
 # The conformance generator picks some of the tests that it builds: those are in json, operands in built.
-find "$folder"/*/json -name test.json | while read -r json; do
+find "$folder"/*/json/ -name test.json | while read -r json; do
   for built in "$folder"/*/built/*/*/*/*/"$(basename "$(dirname "$json")")"; do
     [ -e "$built/desc.json" ] || continue
     cp "$json" "$built/test.json"
