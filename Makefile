@@ -1,7 +1,7 @@
 # make kperf   set up and print the K-Perf table of a 2-PFLOPS chip (CHIP=name changes it)
 # make test    set up and run the whole suite with linters
 # make soak    the long stochastic suites at full size
-# make sanitize  the tests of kernels and simulator's C code under ASan and UBSan, built by gcc and by clang
+# make sanitize  all tests of C code under ASan and UBSan, built by gcc and by clang; goes on where it was interrupted
 # make emulated  AVX-512 and VNNI kernels in an emulator, on a CPU without them (tests/emulated_cpu)
 # make bench   benchmarks (never part of the tests)
 
@@ -28,11 +28,12 @@ soak: $(STAMP)
 	NPUSIM_SOAK=1 $(BIN)/python -m pytest -n auto
 
 sanitize: $(STAMP)
-	PYTHON=$(CURDIR)/$(BIN)/python tests/sanitize.sh gcc
-	PYTHON=$(CURDIR)/$(BIN)/python tests/sanitize.sh clang
+	status=0; for compiler in gcc clang; do \
+	  PYTHON=$(CURDIR)/$(BIN)/python tests/sanitize.sh $$compiler || status=1; done; exit $$status
 
 emulated: $(STAMP)
 	PYTHON=$(CURDIR)/$(BIN)/python FEATURES=avx512vnni tests/emulated_cpu/run.sh corei3_cnl
+	PYTHON=$(CURDIR)/$(BIN)/python tests/emulated_cpu/run.sh corei7_skylake_x 'sh tests/emulated_cpu/kernels.sh c-avx512'
 
 bench: $(STAMP)
 	$(BIN)/python -m pytest bench --benchmark-only --benchmark-autosave

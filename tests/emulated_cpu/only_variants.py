@@ -1,15 +1,13 @@
 """Tests see the reference and the variants named in ``ONLY_VARIANTS``, no others.
 
 An emulator is some hundred times slower than the CPU it emulates; what other machines test need not run in it. For the
-same reason ``EVERY=5`` keeps every fifth shape of a test file's list. A pytest plugin (``-p only_variants``), and a way
-to start the scripts of the guard page tests: ``python only_variants.py SCRIPT ARGUMENTS``.
+same reason ``EVERY=5`` keeps every fifth shape, length or float of a test file's lists. A pytest plugin (``-p
+only_variants``), and a way to start the scripts of the guard page tests: ``python only_variants.py SCRIPT ARGUMENTS``.
 """
 
 import os
 import runpy
 import sys
-
-import pytest
 
 from npukernels import registry
 
@@ -19,13 +17,6 @@ def pytest_configure() -> None:
     kept = {"ref", *os.environ["ONLY_VARIANTS"].split()}
     for op, kernels in registry._KERNELS.items():
         registry._KERNELS[op] = {name: kernel for name, kernel in kernels.items() if name in kept}
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Runs when the test modules have drawn their shapes."""
-    for shapes in {id(x): x for x in (getattr(item.module, "SHAPES", None) for item in items)}.values():
-        if isinstance(shapes, list):
-            shapes[:] = shapes[:: int(os.environ.get("EVERY", "1"))]
 
 
 if __name__ == "__main__":

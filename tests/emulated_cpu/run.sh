@@ -3,8 +3,8 @@
 # the hardware has none, or a CPU without AVX. See README.md.
 # usage: tests/emulated_cpu/run.sh MODEL [COMMAND]     e.g. corei7_skylake_x 'python -m pytest tests/unit/kernels'
 # PYTHON names the interpreter whose packages are taken along, LINUX a kernel image (vmlinuz) of a distribution, BOCHS
-# the emulator, DISPLAY_LIBRARY what it paints on, FEATURES what the model gets beyond what it has (Bochs 3: avx512vnni),
-# BOOT an option for Linux: noxsave takes AVX away, clearcpuid=avx512f AVX-512.
+# the emulator, DISPLAY_LIBRARY what it paints on (nogui or term), FEATURES what the model gets beyond what it has
+# (Bochs 3: avx512vnni), BOOT an option for Linux: noxsave takes AVX away, clearcpuid=avx512f AVX-512.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 model=${1:?usage: tests/emulated_cpu/run.sh MODEL [COMMAND]}
@@ -15,13 +15,29 @@ linux=${LINUX:-$(ls -v /boot/vmlinuz-* 2>/dev/null | tail -1 || true)}
 here=tests/emulated_cpu
 job=$PWD/out/emulated-cpu/$model${FEATURES:+-$FEATURES}${BOOT:+-$BOOT}
 
-missing() { echo "skipped: $1 is missing (Debian: apt-get install $2)"; exit 0; }
-command -v "$bochs" >/dev/null || missing bochs "bochs bochs-term bochsbios vgabios"
-command -v genisoimage >/dev/null || missing genisoimage genisoimage
-command -v cpio >/dev/null || missing cpio cpio
-[ -e /bin/busybox ] || missing busybox busybox-static
-[ -e /usr/lib/ISOLINUX/isolinux.bin ] || missing isolinux "isolinux syslinux-common"
-[ -e "$linux" ] || missing "a kernel image" "linux-image-amd64; or name a vmlinuz by LINUX"
+packages=()
+command -v "$bochs" >/dev/null || packages+=("bochs bochs-term (or name a Bochs of your own by BOCHS)")
+[ -e /usr/share/bochs/BIOS-bochs-latest ] || packages+=(bochsbios)
+[ -e /usr/share/bochs/VGABIOS-lgpl-latest ] || packages+=(vgabios)
+command -v genisoimage >/dev/null || packages+=(genisoimage)
+command -v cpio >/dev/null || packages+=(cpio)
+[ -e /bin/busybox ] || packages+=(busybox-static)
+[ -e /usr/lib/ISOLINUX/isolinux.bin ] || packages+=("isolinux syslinux-common")
+[ -e "$linux" ] || packages+=("linux-image-amd64 (or name a vmlinuz by LINUX)")
+if [ ${#packages[@]} -gt 0 ]; then
+  echo "skipped: the emulated CPU needs these Debian packages, see $here/README.md:"
+  printf '  %s\n' "${packages[@]}"
+  exit 0
+fi
+version=$("$bochs" --help features 2>&1 | sed -n 's/.*Bochs x86 Emulator \([0-9.]*\).*/\1/p' | head -1 || true)
+case $version in
+  [12].*) [ -z "${FEATURES:-}" ] || {
+    echo "skipped: Bochs $version cannot add $FEATURES to a CPU model, Bochs 3 can: name one by BOCHS, see $here/README.md"
+    exit 0
+  } ;;
+esac
+# What Bochs paints is of no use here. A build without plugins holds the displays it can use; Debian's has term.
+display=${DISPLAY_LIBRARY:-$(grep -aq bx_nogui_gui "$(command -v "$bochs")" && echo nogui || echo term)}
 
 # --- the root file system: interpreter, its packages, and this tree --------------------------------------------------
 root=$job/root
@@ -94,7 +110,7 @@ rm -rf "$job/iso" "$root"
 # its log.
 cat > "$job/bochsrc" <<MACHINE
 config_interface: textconfig
-display_library: ${DISPLAY_LIBRARY:-term}
+display_library: $display
 romimage: file=/usr/share/bochs/BIOS-bochs-latest
 vgaromimage: file=/usr/share/bochs/VGABIOS-lgpl-latest
 cpu: model=$model, count=1, ips=${IPS:-100000000}, reset_on_triple_fault=0${FEATURES:+, add_features="$FEATURES"}
@@ -110,8 +126,7 @@ panic: action=fatal
 info: action=ignore
 debug: action=ignore
 MACHINE
-echo "$model: $command; the machine's console is $job/serial"
-# Its only display here wants a terminal; what it paints there is of no use.
+echo "$model: $command; Bochs ${version:-?}; the machine's console is $job/serial"
 debugger=
 case $("$bochs" --help 2>&1 || true) in *"-rc filename"*) # built with its debugger, which waits for a command: continue
   echo c > "$job/debugger"

@@ -6,19 +6,17 @@ exponential of each instruction set is measured here too.
 
 import ctypes
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
+from compiling import COMPILER, FLAGS, without_shortcuts
 
 import npukernels as nk
 from npukernels import native
 
 ROOT = Path(__file__).parents[3]
-COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-FLAGS = ["-std=c11", "-O1", "-ffp-contract=off", "-shared", "-fPIC", "-pthread", "-Wno-psabi"]
 AVX512 = 2
 
 pytestmark = [
@@ -29,7 +27,8 @@ pytestmark = [
 
 
 def _compiled(library, *arguments):
-    subprocess.run([COMPILER, *FLAGS, *map(str, arguments), "-o", str(library), "-lm"], check=True)
+    command = [COMPILER, *FLAGS, "-shared", "-Wno-psabi", *map(str, arguments)]
+    subprocess.run([*command, "-o", str(library), "-lm"], check=True)
     return ctypes.CDLL(str(library))
 
 
@@ -66,6 +65,7 @@ def through_emulation(emulated, monkeypatch):
     """Lets the c-generic variant run the emulated AVX-512 code."""
     if "c-generic" not in nk.variants("attention"):
         pytest.skip("the C extension is not built")
+    without_shortcuts(monkeypatch)
     monkeypatch.setattr(native, "require_native", lambda: emulated)
 
 

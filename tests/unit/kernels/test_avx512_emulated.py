@@ -5,18 +5,16 @@ its packing widths, cache blocks and edges.
 """
 
 import ctypes
-import os
-import shutil
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
+from compiling import COMPILER, FLAGS
 
 import npukernels as nk
 
 ROOT = Path(__file__).parents[3]
-COMPILER = shutil.which(os.environ.get("CC") or "cc") or shutil.which("gcc") or shutil.which("clang")
 AVX512 = 2
 
 pytestmark = [
@@ -31,8 +29,7 @@ def sgemm(tmp_path_factory):
     library = tmp_path_factory.mktemp("emulated") / "libemulated.so"
     header = Path(__file__).with_name("simd_emulated.h")
     sources = sorted([*ROOT.glob("csrc/common/*.c"), *ROOT.glob("csrc/gemm/*.c")])
-    command = [COMPILER, *["-std=c11", "-O1", "-mfma", "-mavx2", "-ffp-contract=off", "-shared", "-fPIC", "-pthread"]]
-    command += os.environ.get("CFLAGS", "").split()  # sanitizers
+    command = [COMPILER, *FLAGS, "-shared", "-mfma", "-mavx2"]
     command += [f'-DNPK_SIMD_AVX512="{header}"', *map(str, sources), "-o", str(library), "-lm"]
     subprocess.run(command, check=True, capture_output=True, text=True)
     function = ctypes.CDLL(str(library)).npk_sgemm

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-import shutil
 import subprocess
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import pytest
+from compiling import COMPILER, FLAGS
 
 import npukernels as nk
 from npukernels import formats, native
@@ -17,7 +17,6 @@ from npukernels.casts import CASTS
 from npusim.errors import InputError
 
 ROOT = Path(__file__).parents[3]
-COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 VARIANTS = nk.variants("cast")
 SIZES = [*range(200), 255, 256, 257, 1021, 32767, 32768, 32769, 100003]
 
@@ -169,7 +168,7 @@ def test_the_avx512_casts_on_any_cpu(tmp_path):
     """The shipped file with its intrinsics replaced by sixteen plain lanes."""
     library = tmp_path / "libemulated.so"
     sources = sorted([*ROOT.glob("csrc/common/*.c"), *ROOT.glob("csrc/formats/*.c")])
-    command = [COMPILER, "-std=c11", "-O1", "-ffp-contract=off", "-DNPK_CODEC_EMULATED", "-shared", "-fPIC", "-pthread"]
+    command = [COMPILER, *FLAGS, "-shared", "-DNPK_CODEC_EMULATED"]
     subprocess.run([*command, *map(str, sources), "-o", str(library), "-lm"], check=True, capture_output=True)
     lib = ctypes.CDLL(str(library))
     size, pointer, number = ctypes.c_int64, ctypes.c_void_p, ctypes.c_int

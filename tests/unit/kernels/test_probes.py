@@ -1,19 +1,18 @@
 """Do the measuring loops do the work they claim? Nothing here looks at a clock."""
 
 import ctypes
-import shutil
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
+from compiling import COMPILER, FLAGS
 
 import npukernels as nk
 from npukernels import probes
 from npusim.errors import InputError
 
 ROOT = Path(__file__).parents[3]
-COMPILER = shutil.which("gcc") or shutil.which("cc") or shutil.which("clang")
 # Operations of one step: 12 chains (one for the latency), lanes, and operations a lane.
 PER_LANE = {"fma": 24, "fma-chain": 2, "add": 12, "rsqrt": 12, "fp16": 24, "bf16": 24, "dot16": 48, "dot8": 96}
 LANES = {"generic": 4, "avx2": 8, "avx512": 16}
@@ -84,8 +83,8 @@ def test_the_avx512_loops_do_their_work_in_plain_c(tmp_path):
     library = tmp_path / "libhost.so"
     header = Path(__file__).with_name("host_emulated.h")
     sources = [str(path) for folder in ("common", "host") for path in sorted((ROOT / "csrc" / folder).glob("*.c"))]
-    flags = ["-std=c11", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-pthread"]
-    command = [COMPILER, *flags, f'-DNPK_HOST_AVX512="{header}"', *sources, "-o", str(library), "-lm"]
+    command = [COMPILER, *FLAGS, "-shared", "-Wall", "-Wextra", "-Werror", f'-DNPK_HOST_AVX512="{header}"']
+    command += [*sources, "-o", str(library), "-lm"]
     subprocess.run(command, check=True, capture_output=True, text=True)
     lib = ctypes.CDLL(str(library))
     done = ctypes.c_double()

@@ -5,13 +5,13 @@ extension are replaced, so that the same Python runs it.
 """
 
 import ctypes
-import shutil
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from compiling import COMPILER, FLAGS, without_shortcuts
 
 import npukernels as nk
 from npukernels import native, registry
@@ -19,7 +19,6 @@ from npukernels.activations import REFERENCES
 from npukernels.cases_rows import activation_bound
 
 ROOT = Path(__file__).parents[3]
-COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 FOLDERS = ("common", "activation", "rows", "rope", "topk")
 
 pytestmark = [
@@ -41,13 +40,12 @@ def library(tmp_path_factory):
     path = tmp_path_factory.mktemp("emulated") / "librows.so"
     header = Path(__file__).with_name("vmath_emulated.h")
     objects = []
-    flags = ["-std=c11", "-O1", "-mfma", "-mavx2", "-ffp-contract=off", "-fPIC", "-pthread", "-Wno-psabi"]
     for source in sorted(p for folder in FOLDERS for p in (ROOT / "csrc" / folder).glob("*.c")):
         extra = [f'-DNPK_VMATH_AVX512="{header}"'] if source.name == "avx512.c" else []
         objects.append(path.with_name(f"{source.parent.name}_{source.stem}.o"))
-        command = [COMPILER, *flags, *extra, "-c", str(source), "-o", str(objects[-1])]
+        command = [COMPILER, *FLAGS, "-mfma", "-mavx2", "-Wno-psabi", *extra, "-c", str(source), "-o", str(objects[-1])]
         subprocess.run(command, check=True, capture_output=True, text=True)
-    command = [COMPILER, "-shared", *map(str, objects), "-o", str(path), "-lm", "-pthread"]
+    command = [COMPILER, *FLAGS, "-shared", *map(str, objects), "-o", str(path), "-lm"]
     subprocess.run(command, check=True, capture_output=True, text=True)
     return ctypes.CDLL(str(path))
 
@@ -70,6 +68,7 @@ def emulated(library, monkeypatch):
     names = ("npk_activation", "npk_layernorm", "npk_rmsnorm", "npk_softmax", "npk_rope", "npk_topk")
     constants = {n: getattr(real.lib, n) for n in dir(real.lib) if n.startswith("NPK_")}
     fake = SimpleNamespace(ffi=real.ffi, lib=SimpleNamespace(**constants, **{n: entry(n) for n in names}))
+    without_shortcuts(monkeypatch)
     monkeypatch.setattr(native, "_native", fake)
     table = {op: dict(kernels) for op, kernels in registry._KERNELS.items()}
     for kernels in table.values():

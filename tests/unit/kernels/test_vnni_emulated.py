@@ -4,18 +4,17 @@ All but the intrinsics is the shipped code. It has not run on a CPU with VNNI he
 """
 
 import ctypes
-import shutil
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
+from compiling import COMPILER, FLAGS
 
 import npukernels as nk
 from npukernels.int8_packing import prepack_int8
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[3]
-COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 AVX512 = 2
 SIZE, INT, POINTER = ctypes.c_int64, ctypes.c_int, ctypes.c_void_p
 
@@ -33,7 +32,7 @@ def library(tmp_path_factory):
     sources = [
         path for folder in ("common", "formats", "qgemm", "wgemm") for path in sorted(ROOT.glob(f"csrc/{folder}/*.c"))
     ]
-    command = [COMPILER, "-std=c11", "-O1", "-mfma", "-mavx2", "-ffp-contract=off", "-shared", "-fPIC", "-pthread"]
+    command = [COMPILER, *FLAGS, "-shared", "-mfma", "-mavx2"]
     command += [f'-D{macro}="{HERE / name}_emulated.h"' for macro, name in names.items()]
     subprocess.run([*command, *map(str, sources), "-o", str(target), "-lm"], check=True, capture_output=True)
     return ctypes.CDLL(str(target))
