@@ -155,7 +155,9 @@ def test_a_peer_at_the_roof_need_only_be_met():
 def test_peers_with_wrong_outputs_do_not_judge():
     found = judge("g", [result(1.2, fast=0.5, wrong=["fast"])], Bar(1.05))
     assert found.met and found.ratio == pytest.approx(1.2) and found.ratio_wrong_too == pytest.approx(0.5)
-    assert "1.20 (0.50 with wrong outputs)" in report.summary([found])
+    text = report.summary([found])
+    assert "1.20 (0.50 with wrong outputs)" in text and "met among right outputs only" in text
+    assert "| met |" in report.summary([judge("g", [result(1.2)], Bar(1.05))])
 
 
 def test_other_bars():
