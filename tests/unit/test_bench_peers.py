@@ -28,6 +28,7 @@ SMALL = {
     "bf16": partial(products.half_problem, (70, 7, 33), "bf16"),
     "fp16": partial(products.half_problem, (70, 7, 33), "fp16"),
     "u8 s8": partial(products.qgemm_problem, (70, 16, 32), "u8 × s8"),
+    "u8 s7": partial(products.qgemm_problem, (70, 16, 32), "u8 × s7"),
     "s8 s8": partial(products.qgemm_problem, (70, 16, 32), "s8 × s8"),
     "u8 u8": partial(products.qgemm_problem, (70, 16, 32), "u8 × u8"),
     "W4 int8": partial(products.weight_gemm_problem, (5, 64, 128), 32, "int8"),
