@@ -8,13 +8,14 @@ import os
 import sys
 from pathlib import Path
 
-for _name in ("OMP", "OPENBLAS", "MKL", "NUMBA"):  # read when the libraries are loaded, below
-    os.environ.setdefault(f"{_name}_NUM_THREADS", "1")
+if __name__ == "__main__":  # read when the libraries are loaded, below
+    for _name in ("OMP", "OPENBLAS", "MKL", "NUMBA"):
+        os.environ[f"{_name}_NUM_THREADS"] = "1"
 
-from bench.peers import adapters, report  # noqa: E402
-from bench.peers.suite import OPS, problems  # noqa: E402
-from bench.peers.timing import measure  # noqa: E402
-from npusim.errors import Finding, InputError  # noqa: E402
+from bench.peers import adapters, report
+from bench.peers.suite import OPS, problems
+from bench.peers.timing import measure
+from npusim.errors import Finding, InputError
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -47,6 +47,7 @@ BARS = {
     "gemm bf16": Bar(0.9, against="own f32"),
     "gemm fp16": Bar(0.9, against="own f32"),
     "qgemm u8 × s8": Bar(1.05),
+    "qgemm u8 × s7": Bar(1.05),
     "qgemm s8 × s8": Bar(1.05),
     "qgemm u8 × u8": Bar(1.05),
     "W4, int8 sums, M ≤ 8": Bar(1.0),

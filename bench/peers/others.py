@@ -109,7 +109,7 @@ def _as_rows(case: nk.Case, count: int) -> nk.Case:
 
 def rope_problem(tokens: int, heads: int) -> Problem:
     case = nk.golden("rope", tokens=min(tokens, 256), heads=heads, dim=HEAD)
-    cosines, sines = case.inputs[2:]
+    cosines, sines = nk.rope_cache(2 * tokens, HEAD)  # begins with the rows of the case
     x, positions = (cycled(v, tokens) for v in case.inputs[:2])
     out = np.empty(x.shape, np.float32)
     return Problem(

@@ -23,7 +23,9 @@ CONSTANT = [(m, 4096, 4096) for m in (1, 8, 16, 128)]
 HALF = [(256,) * 3, (512,) * 3, (1024,) * 3, (127, 129, 255), (8, 4096, 4096)]
 INT8 = [(64,) * 3, (256,) * 3, (512,) * 3, (1024,) * 3, (127, 129, 255)]
 INT8 += [(1, 4096, 4096), (16, 4096, 4096), (128, 4096, 4096)]
-SIGNS = {"u8 × s8": (np.uint8, np.int8), "s8 × s8": (np.int8, np.int8), "u8 × u8": (np.uint8, np.uint8)}
+# Ranges of A and B. Weights of 7 bits are what models are given for kernels that saturate otherwise.
+U8, S8, S7 = (0, 255), (-128, 127), (-63, 63)
+RANGES = {"u8 × s8": (U8, S8), "u8 × s7": (U8, S7), "s8 × s8": (S8, S8), "u8 × u8": (U8, U8)}
 FOUR_BITS = [(m, 4096, 4096) for m in (1, 8, 128)]
 # height, width, channels, filters, kernel
 CONV = [(56, 56, 64, 64, 3), (28, 28, 128, 128, 3), (14, 14, 256, 256, 3), (56, 56, 64, 256, 1), (112, 112, 32, 32, 5)]
@@ -92,16 +94,15 @@ def half_problem(shape: tuple[int, int, int], dtype: str) -> Problem:
 
 def qgemm() -> Iterator[Build]:
     """8-bit integers with constant, prepacked weights."""
-    return (partial(qgemm_problem, shape, signs) for signs in SIGNS for shape in INT8)
+    return (partial(qgemm_problem, shape, signs) for signs in RANGES for shape in INT8)
 
 
 def qgemm_problem(shape: tuple[int, int, int], signs: str) -> Problem:
     m, n, k = shape
-    kinds, rng = SIGNS[signs], np.random.default_rng(k)
-    full = [np.iinfo(kind) for kind in kinds]
+    rng = np.random.default_rng(k)
     a, b = (
-        rng.integers(limit.min, limit.max, size, kind, endpoint=True)
-        for limit, size, kind in zip(full, ((m, k), (k, n)), kinds, strict=True)
+        rng.integers(low, high, size, np.int8 if low else np.uint8, endpoint=True)
+        for (low, high), size in zip(RANGES[signs], ((m, k), (k, n)), strict=True)
     )
     packed, out = nk.prepack_int8(b), np.empty((m, n), np.int32)
     return Problem(

@@ -48,6 +48,8 @@ def summary(judged: Sequence[Verdict]) -> str:
             ratio += f" ({v.ratio_wrong_too:.2f} with wrong outputs)"
         lowest = "-" if v.lowest is None else f"{v.lowest:.2f}"
         word = {None: "", True: "met", False: "missed"}[v.met]
+        if v.met and v.bar.ratio and v.ratio_wrong_too and v.ratio_wrong_too < v.bar.ratio and not v.bar.against:
+            word = "met among right outputs only"
         rows.append(f"| {v.group} | {v.shapes} | {ratio} | {lowest} | {v.share:.2f} | {v.bar} | {word} |")
     return "\n".join(rows)
 

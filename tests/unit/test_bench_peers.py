@@ -28,6 +28,7 @@ SMALL = {
     "bf16": partial(products.half_problem, (70, 7, 33), "bf16"),
     "fp16": partial(products.half_problem, (70, 7, 33), "fp16"),
     "u8 s8": partial(products.qgemm_problem, (70, 16, 32), "u8 × s8"),
+    "u8 s7": partial(products.qgemm_problem, (70, 16, 32), "u8 × s7"),
     "s8 s8": partial(products.qgemm_problem, (70, 16, 32), "s8 × s8"),
     "u8 u8": partial(products.qgemm_problem, (70, 16, 32), "u8 × u8"),
     "W4 int8": partial(products.weight_gemm_problem, (5, 64, 128), 32, "int8"),
@@ -155,7 +156,9 @@ def test_a_peer_at_the_roof_need_only_be_met():
 def test_peers_with_wrong_outputs_do_not_judge():
     found = judge("g", [result(1.2, fast=0.5, wrong=["fast"])], Bar(1.05))
     assert found.met and found.ratio == pytest.approx(1.2) and found.ratio_wrong_too == pytest.approx(0.5)
-    assert "1.20 (0.50 with wrong outputs)" in report.summary([found])
+    text = report.summary([found])
+    assert "1.20 (0.50 with wrong outputs)" in text and "met among right outputs only" in text
+    assert "| met |" in report.summary([judge("g", [result(1.2)], Bar(1.05))])
 
 
 def test_other_bars():
