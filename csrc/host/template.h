@@ -49,7 +49,7 @@ COMPUTE(fma_bf16, CHAINS, 2, CODES, h = i_hide(h); acc[u] = v_fma(v_from_bf16(h)
             NPK_UNROLL                                                                                              \
             for (int u = 0; u < CHAINS; u++) {                                                                      \
                 a = i_hide(a);                                                                                      \
-                acc[u] = dot(acc[u], a, b);                                                                         \
+                acc[u] = i_hide(dot(acc[u], a, b)); /* in place: gcc spills a second copy */                            \
             }                                                                                                       \
         }                                                                                                           \
         NPK_UNROLL                                                                                                  \
