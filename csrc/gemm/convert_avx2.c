@@ -15,12 +15,11 @@ NPK_INLINE const void *element(const int type, const void *x, int64_t at) {
     return (const char *)x + at * (type == NPK_GEMM_F32 ? 4 : 2);
 }
 
-NPK_INLINE float value_of(const int type, const void *x, int64_t at) {
-    float value;
+TARGET NPK_INLINE float value_of(const int type, const void *x, int64_t at) {
     if (type == NPK_GEMM_F32)
         return ((const float *)x)[at];
-    gemm_widen_generic(type, 1, 1, (const uint16_t *)x + at, 0, &value, 0);
-    return value;
+    __m128i code = _mm_cvtsi32_si128(((const uint16_t *)x)[at]);
+    return _mm_cvtss_f32(type == NPK_GEMM_FP16 ? _mm_cvtph_ps(code) : _mm_castsi128_ps(_mm_slli_epi32(code, 16)));
 }
 
 /* The same elements, some lines of memory on: many short streams, which the hardware prefetcher loses. */
@@ -112,6 +111,9 @@ TARGET NPK_INLINE void transpose_panel(const int type, const int width, int64_t 
                 transpose8(type, element(type, x, i * si + p + q), si, dst + (p + q) * width + i, width);
         }
     }
+    for (; p + 8 <= len; p += 8)
+        for (int i = 0; i + 8 <= width; i += 8)
+            transpose8(type, element(type, x, i * si + p), si, dst + p * width + i, width);
     for (; p < len; p++)
         for (int i = 0; i < width; i++)
             dst[p * width + i] = value_of(type, x, i * si + p);

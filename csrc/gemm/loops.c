@@ -235,21 +235,28 @@ static bool rows_along_k(const gemm_ctx *ctx, const gemm_args *g, gemm_matrix *r
     return a != NULL;
 }
 
-int gemm_multiply(const gemm_ctx *ctx, const gemm_args *g) {
-    bool made = g->packed_b || g->lines || g->panels, some_rows = g->m > GEMM_DOT_ROWS && g->m <= GEMM_COLUMN_ROWS;
-    if (ctx->columns && !made && some_rows && g->b.rs == 1 && g->b.cs != 1 && g->csc == 1) {
-        gemm_args rest = *g;
-        if (!rows_along_k(ctx, g, &rest.a))
-            return NPK_ENOMEM;
-        int64_t done = multiply_columns(ctx, &rest);
-        rest.n -= done;
-        rest.b.data = gemm_at(&g->b, 0, done);
-        rest.c += done;
-        return rest.n ? multiply_blocks(ctx, &rest) : NPK_OK;
+/* Few rows of A, which tiles then read in place: packing them again for every few columns would show. */
+static int multiply_few_rows(const gemm_ctx *ctx, const gemm_args *g) {
+    gemm_args few = *g;
+    bool columns = ctx->columns && g->m > GEMM_DOT_ROWS && g->m <= GEMM_COLUMN_ROWS && !g->packed_b && !g->panels
+                   && g->b.rs == 1 && g->b.cs != 1 && g->csc == 1;
+    if (!rows_along_k(ctx, g, &few.a))
+        return NPK_ENOMEM;
+    if (columns) {
+        int64_t done = multiply_columns(ctx, &few);
+        few.n -= done;
+        few.b.data = gemm_at(&g->b, 0, done);
+        few.c += done;
     }
-    bool in_registers = g->b.type != NPK_GEMM_F32 && ctx->half_strip;
+    return few.n ? multiply_blocks(ctx, &few) : NPK_OK;
+}
+
+int gemm_multiply(const gemm_ctx *ctx, const gemm_args *g) {
+    bool in_registers = g->b.type != NPK_GEMM_F32 && ctx->half_strip, made = g->packed_b || g->lines || g->panels;
     bool few_rows = g->m <= (in_registers ? HALF_ROWS : STRIP_ROWS);
     if (few_rows && !made && g->b.cs == 1 && g->csc == 1 && g->n * g->k > SMALL_B)
         return multiply_strips(ctx, g);
+    if (g->m <= 2 * ctx->mr && !g->lines && !ctx->packs_all)
+        return multiply_few_rows(ctx, g);
     return multiply_blocks(ctx, g);
 }

@@ -19,6 +19,7 @@ TARGET NPK_INLINE void decode_bits(const int bits, const wgemm_chunk *c, float *
                 V w = v_of(CODE(bits, block, t));
                 if (c->zero)
                     w = v_sub(w, v_load(c->zero + j * LANES));
+                w = v_mul(w, v_load(c->scale + j * LANES));
                 v_store(dst + (p + t) * WGEMM_NR + j * LANES, w);
             }
         }

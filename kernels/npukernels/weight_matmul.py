@@ -141,7 +141,7 @@ def _int8_generic(x: Float32, weight: PackedWeight, bias: Float32 | None, out: F
 
 @kernel("weight_gemm_int8", "c-avx2", requires={"native", "avx2"})
 def _int8_avx2(x: Float32, weight: PackedWeight, bias: Float32 | None, out: Float32, threads: int) -> Call:
-    """vpmaddubsw of nibbles and codes, 32 k in 16 bits, which cannot overflow; 6 x 16."""
+    """vpmaddubsw of nibbles and codes, 32 k in 16 bits, which cannot overflow; 4 x 16."""
     return _run("npk_wgemm_int8", "NPK_AVX2", (), x, weight, bias, out, threads)
 
 
