@@ -3,9 +3,10 @@
     python -m bench.threads [words of names]
 
 Interleaved calls with one thread and with two in one process, wall time, outputs given where a kernel takes one. For
-each kernel the ratio of the best times and the median ratio of pairs; ``memory`` marks those whose operands exceed any
-cache and are used about once, which cannot scale beyond copying between arrays of 256 MiB, printed first. A loaded
-machine shows less than two cores can do: its load is printed with the results.
+each kernel the ratio of the best times, the median ratio of pairs, and the processor time of one thread over that of two:
+1 when no work is done twice, whatever else runs. ``memory`` marks kernels whose operands exceed any cache and are used
+about once; they cannot scale beyond copying between arrays of 256 MiB, printed first. A loaded machine shows less than
+two cores can do: its load is printed with the results.
 """
 
 from __future__ import annotations
@@ -115,29 +116,34 @@ def rows() -> Iterator[Case]:
             yield f"{name} {count} 4096", where, run
 
 
-def measure(run: Run) -> tuple[float, float, float]:
-    """Best milliseconds of one thread; best over best, and median, of how many times as fast two threads are."""
+def measure(run: Run) -> tuple[float, float, float, float]:
+    """Best milliseconds of one thread; best and median of how many times as fast two are; ratio of processor times."""
     times: list[list[float]] = [[], []]
+    work = [0.0, 0.0]
     run(1), run(2)
     end = time.perf_counter() + SECONDS
     while time.perf_counter() < end or len(times[0]) < ROUNDS:
         for i in range(2):
-            start = time.perf_counter()
+            start, used = time.perf_counter(), time.process_time()
             run(i + 1)
             times[i].append(time.perf_counter() - start)
+            work[i] += time.process_time() - used
     one, two = np.array(times)
-    return float(one.min() * 1e3), float(one.min() / two.min()), float(np.median(one / two))
+    return float(one.min() * 1e3), float(one.min() / two.min()), float(np.median(one / two)), work[0] / work[1]
 
 
 def main() -> None:
     """Prints the table."""
     words = sys.argv[1:]
-    print(f"{'call':34s} {'ms':>8s} {'best':>6s} {'median':>7s}   load {os.getloadavg()[0]:.1f}, {os.cpu_count()} CPUs")
+    print(
+        f"{'call':34s} {'ms':>8s} {'best':>6s} {'median':>7s} {'work':>5s}   load {os.getloadavg()[0]:.1f}, {os.cpu_count()} CPUs"
+    )
     for cases in (lambda: iter([copies()]), products, quantised, attention, rows):
         for name, memory, run in cases():
             if all(word in name for word in words):
-                ms, best, median = measure(run)
-                print(f"{name:34s} {ms:8.2f} {best:6.2f} {median:7.2f}  {'memory' if memory else ''}", flush=True)
+                ms, best, median, work = measure(run)
+                kind = "memory" if memory else ""
+                print(f"{name:34s} {ms:8.2f} {best:6.2f} {median:7.2f} {work:5.2f}   {kind}", flush=True)
 
 
 if __name__ == "__main__":
