@@ -3,10 +3,10 @@
     python -m bench.threads [words of names]
 
 Interleaved calls with one thread and with two in one process, wall time, outputs given where a kernel takes one. For
-each kernel the ratio of the best times, the median ratio of pairs, and the processor time of one thread over that of two:
-1 when no work is done twice, whatever else runs. ``memory`` marks kernels whose operands exceed any cache and are used
-about once; they cannot scale beyond copying between arrays of 256 MiB, printed first. A loaded machine shows less than
-two cores can do: its load is printed with the results.
+each kernel the ratio of the best times, the median ratio of pairs, and the processor time of one thread over that of
+two: 1 when no work is done twice, whatever else runs. ``memory`` marks kernels whose operands exceed any cache and are
+used about once; they cannot scale beyond copying between arrays of 256 MiB, printed first. A loaded machine shows less
+than two cores can do: its load is printed with the results.
 """
 
 from __future__ import annotations
@@ -135,9 +135,8 @@ def measure(run: Run) -> tuple[float, float, float, float]:
 def main() -> None:
     """Prints the table."""
     words = sys.argv[1:]
-    print(
-        f"{'call':34s} {'ms':>8s} {'best':>6s} {'median':>7s} {'work':>5s}   load {os.getloadavg()[0]:.1f}, {os.cpu_count()} CPUs"
-    )
+    load = f"load {os.getloadavg()[0]:.1f}, {os.cpu_count()} CPUs"
+    print(f"{'call':34s} {'ms':>8s} {'best':>6s} {'median':>7s} {'work':>5s}   {load}")
     for cases in (lambda: iter([copies()]), products, quantised, attention, rows):
         for name, memory, run in cases():
             if all(word in name for word in words):
