@@ -113,22 +113,28 @@ def test_ratio_to_numpy(benchmark, shape, layout):
     )
 
 
-def _formats(size):
-    """Calls by name: 16-bit inputs and outputs, constant weights; each must be as fast as plain float32."""
-    made = {d: nk.golden("gemm", m=size, n=size, k=size, dtype=d, seed=1) for d in ("fp32", "fp16", "bf16")}
-    packed = nk.prepack(made["fp32"].inputs[1])
-    calls = {name: (case, lambda case=case: nk.gemm(*case.inputs)) for name, case in made.items()}
+def _formats(shape, layout):
+    """Calls by name: 16-bit inputs, constant weights; each must be as fast as plain float32."""
+    sizes = dict(zip("mnk", shape, strict=True))
+    made = {d: nk.golden("gemm", **sizes, dtype=d, seed=1) for d in ("fp32", "fp16", "bf16")}
+    packed, calls = nk.prepack(made["fp32"].inputs[1]), {}
+    for name, case in made.items():
+        a, b = case.inputs
+        b = np.asfortranarray(b) if layout == "NT" else b
+        calls[name] = (case, lambda a=a, b=b: nk.gemm(a, b))
     calls["prepacked"] = (made["fp32"], lambda: nk.gemm(made["fp32"].inputs[0], packed))
     return calls
 
 
-def test_formats_against_float32(benchmark):
-    calls = _formats(1024)
+@pytest.mark.parametrize("layout", ["NN", "NT"])
+@pytest.mark.parametrize("shape", [(1024, 1024, 1024), *((m, 4096, 4096) for m in (1, 4, 8, 16))], ids=str)
+def test_formats_against_float32(benchmark, shape, layout):
+    calls = _formats(shape, layout)
     for case, run in calls.values():
         nk.check(run(), case).raise_for_status()
 
-    runners = [run for _, run in calls.values()]
-    seconds = benchmark.pedantic(_interleaved, args=(runners, 7), rounds=1, iterations=1)
+    runners, rounds = [run for _, run in calls.values()], max(7, min(200, int(7e9 / np.prod(shape))))
+    seconds = benchmark.pedantic(_interleaved, args=(runners, rounds), rounds=1, iterations=1)
 
     ratios = seconds[0].min() / seconds.min(axis=1)
     benchmark.extra_info.update({f"ratio_{name}": float(r) for name, r in zip(calls, ratios, strict=True)})

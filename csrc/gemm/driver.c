@@ -8,6 +8,9 @@ static const double MIN_WORK_PER_THREAD = 4 << 20;
 /* Parts of C of a 16-bit result, which are computed in floats first, and then rounded. */
 enum { RESULT_ROWS = 768, RESULT_COLS = 1024, PARTS_PER_THREAD = 4, LEAST_PART = 256 };
 
+/* Rows of A up to which a row-major B is read in the order of memory, or nearly: its rows are cut into few long pieces. */
+enum { LONG_RUN_ROWS = 16 };
+
 /* Threads share a packed B: rows of a part, columns packed by a task, and floats packed at once, at most. */
 enum { SHARED_ROWS = 96, SHARED_COLS = 256, SHARED_FLOATS = 4 << 20 };
 
@@ -69,8 +72,8 @@ static void run_part(void *context, int64_t task) {
 }
 
 /* Parts of one side: several a thread, so that a slow core gets fewer, but not so thin that packing shows. */
-static int64_t part_size(int64_t size, int64_t unit, int threads) {
-    int64_t parts = npk_min((int64_t)threads * PARTS_PER_THREAD, size / LEAST_PART);
+static int64_t part_size(int64_t size, int64_t unit, int threads, int a_thread) {
+    int64_t parts = npk_min((int64_t)threads * a_thread, size / LEAST_PART);
     parts = npk_min(parts < threads ? threads : parts, npk_ceil_div(size, unit));
     return npk_round_up(npk_ceil_div(size, parts), unit);
 }
@@ -143,11 +146,12 @@ int gemm_run(const gemm_ctx *ctx, const gemm_args *g, int c_type, int threads) {
         return gemm_multiply(ctx, g);
     if (is_shared(ctx, g, useful))
         return run_shared(ctx, g, c_type, useful);
+    bool long_runs = !g->packed_b && !g->panels && g->b.cs == 1 && g->m <= LONG_RUN_ROWS;
     job x = {.ctx = ctx, .whole = g, .c_type = c_type, .rows = g->m, .cols = g->n, .status = NPK_OK};
     if (useful > 1 && g->m >= g->n)
-        x.rows = part_size(g->m, ctx->mr, useful);
+        x.rows = part_size(g->m, ctx->mr, useful, PARTS_PER_THREAD);
     else if (useful > 1)
-        x.cols = part_size(g->n, ctx->nr, useful);
+        x.cols = part_size(g->n, ctx->nr, useful, long_runs ? 1 : PARTS_PER_THREAD);
     if (c_type != NPK_GEMM_F32) {
         x.rows = npk_min(x.rows, npk_round_up(RESULT_ROWS, ctx->mr));
         x.cols = npk_min(x.cols, npk_round_up(RESULT_COLS, ctx->nr));
