@@ -59,7 +59,7 @@ def test_layouts(benchmark, shape, layout):
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
-@pytest.mark.parametrize("shape", [(256,) * 3, (1024,) * 3, (8, 4096, 4096)], ids=_name)
+@pytest.mark.parametrize("shape", [(256,) * 3, (1024,) * 3, *((m, 4096, 4096) for m in (1, 4, 8, 16))], ids=_name)
 def test_formats(benchmark, shape, dtype):
     """16-bit operands must be about as fast as float32."""
     a, b, out, judge = _operands(shape, dtype)

@@ -6,7 +6,7 @@
 enum { ROUNDED = 64, PARTS_PER_THREAD = 4, LEAST_PART = 64 }; /* columns */
 
 bool gemm_is_dots(const gemm_ctx *ctx, const gemm_args *g) {
-    if (!ctx->dots || g->packed_b || g->lines || g->a.type != NPK_GEMM_F32 || g->b.type != NPK_GEMM_F32)
+    if (!ctx->dots || g->packed_b || g->lines || g->panels)
         return false;
     return g->m <= GEMM_DOT_ROWS && g->b.rs == 1 && (g->b.cs != 1 || g->n == 1);
 }
@@ -22,7 +22,7 @@ static void round_dots(const dots_job *x, int64_t j, int64_t cols) {
     const gemm_args *g = x->g;
     float sums[GEMM_DOT_ROWS * ROUNDED];
     uint16_t rounded[GEMM_DOT_ROWS * ROUNDED], *c = (uint16_t *)g->c;
-    x->ctx->dots((int)g->m, cols, g->k, g->a.data, g->a.rs, gemm_at(&g->b, 0, j), g->b.cs, sums, ROUNDED, 1);
+    x->ctx->dots(g->b.type, (int)g->m, cols, g->k, g->a.data, g->a.rs, gemm_at(&g->b, 0, j), g->b.cs, sums, ROUNDED, 1);
     x->ctx->narrow(x->c_type, g->m, cols, sums, ROUNDED, rounded, ROUNDED);
     for (int64_t i = 0; i < g->m; i++)
         for (int64_t q = 0; q < cols; q++)
@@ -34,8 +34,8 @@ static void run_dots(void *context, int64_t task) {
     const gemm_args *g = x->g;
     int64_t first = task * x->cols, end = npk_min(first + x->cols, g->n);
     if (x->c_type == NPK_GEMM_F32)
-        x->ctx->dots((int)g->m, end - first, g->k, g->a.data, g->a.rs, gemm_at(&g->b, 0, first), g->b.cs,
-                     g->c + first * g->csc, g->rsc, g->csc);
+        x->ctx->dots(g->b.type, (int)g->m, end - first, g->k, g->a.data, g->a.rs, gemm_at(&g->b, 0, first),
+                     g->b.cs, g->c + first * g->csc, g->rsc, g->csc);
     else
         for (int64_t j = first; j < end; j += ROUNDED)
             round_dots(x, j, npk_min(ROUNDED, end - j));
@@ -44,7 +44,7 @@ static void run_dots(void *context, int64_t task) {
 int gemm_dots(const gemm_ctx *ctx, const gemm_args *given, int c_type, int threads) {
     gemm_args g = *given;
     dots_job x = {.ctx = ctx, .g = &g, .c_type = c_type, .cols = g.n};
-    if (g.a.cs != 1 && g.k > 1) {
+    if ((g.a.cs != 1 && g.k > 1) || g.a.type != NPK_GEMM_F32) {
         float *rows = gemm_scratch(GEMM_PACKING, g.m * g.k);
         if (!rows)
             return NPK_ENOMEM;

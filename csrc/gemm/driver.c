@@ -8,6 +8,16 @@ static const double MIN_WORK_PER_THREAD = 4 << 20;
 /* Parts of C of a 16-bit result, which are computed in floats first, and then rounded. */
 enum { RESULT_ROWS = 768, RESULT_COLS = 1024, PARTS_PER_THREAD = 4, LEAST_PART = 256 };
 
+/* Rows of A up to which a row-major B is read in the order of memory, or nearly: its rows are cut into few long pieces. */
+enum { LONG_RUN_ROWS = 16 };
+
+/* Threads share a packed B: rows of a part, columns packed by a task, and floats packed at once, at most. */
+enum { SHARED_ROWS = 96, SHARED_COLS = 256, SHARED_FLOATS = 4 << 20 };
+
+/* Multiply-adds from which waiting for the packing of all costs less than packing twice. */
+static const double SHARED_WORK = 64 << 20;
+
+
 /* A product cut into parts of C; K is never cut here, so the bits are those of one thread. */
 typedef struct {
     const gemm_ctx *ctx;
@@ -25,9 +35,9 @@ static gemm_args part_of(const gemm_args *g, int64_t i, int64_t rows, int64_t j,
         s.first_line += i;
     else
         s.a.data = gemm_at(&g->a, i, 0);
-    if (g->packed_b)
+    if (g->packed_b || g->panels)
         s.first_col += j;
-    else
+    if (!g->packed_b && !g->panels)
         s.b.data = gemm_at(&g->b, 0, j);
     return s;
 }
@@ -62,8 +72,8 @@ static void run_part(void *context, int64_t task) {
 }
 
 /* Parts of one side: several a thread, so that a slow core gets fewer, but not so thin that packing shows. */
-static int64_t part_size(int64_t size, int64_t unit, int threads) {
-    int64_t parts = npk_min((int64_t)threads * PARTS_PER_THREAD, size / LEAST_PART);
+static int64_t part_size(int64_t size, int64_t unit, int threads, int a_thread) {
+    int64_t parts = npk_min((int64_t)threads * a_thread, size / LEAST_PART);
     parts = npk_min(parts < threads ? threads : parts, npk_ceil_div(size, unit));
     return npk_round_up(npk_ceil_div(size, parts), unit);
 }
@@ -73,15 +83,75 @@ int gemm_useful_threads(const gemm_args *g, int threads) {
     return work < threads ? (work < 1 ? 1 : (int)work) : threads;
 }
 
+/* Columns of a product whose B is packed once for all threads. */
+typedef struct {
+    const gemm_ctx *ctx;
+    const gemm_args *g; /* of these columns */
+    int64_t across;     /* tasks side by side */
+    float *packed;
+} pack_job;
+
+static void run_pack(void *context, int64_t task) {
+    const pack_job *x = context;
+    int64_t step_k = gemm_block_k(x->ctx, x->g->k), pc = task / x->across * step_k, j = task % x->across * SHARED_COLS;
+    int64_t kc = npk_min(step_k, x->g->k - pc);
+    gemm_pack_columns(x->ctx, x->g, j, npk_min(SHARED_COLS, x->g->n - j), pc, kc,
+                      x->packed + pc * npk_round_up(x->g->n, x->ctx->nr) + j * kc);
+}
+
+static int64_t shared_columns(const gemm_ctx *ctx, const gemm_args *g) {
+    return npk_min(SHARED_FLOATS / g->k, npk_round_up(g->n, ctx->nr)) / ctx->nr * ctx->nr;
+}
+
+/* Many rows of A: shared out, after B has been packed, likewise by all, some columns at a time. */
+static int run_shared(const gemm_ctx *ctx, const gemm_args *g, int c_type, int threads) {
+    int64_t cols = shared_columns(ctx, g), size = c_type == NPK_GEMM_F32 ? 4 : 2;
+    int64_t parts = npk_min((int64_t)threads * PARTS_PER_THREAD, npk_ceil_div(g->m, SHARED_ROWS));
+    float *packed = gemm_scratch(GEMM_SHARED, cols * g->k);
+    if (!packed)
+        return NPK_ENOMEM;
+    for (int64_t j = 0; j < g->n; j += cols) {
+        gemm_args s = part_of(g, 0, g->m, j, npk_min(cols, g->n - j));
+        pack_job pack = {ctx, &s, npk_ceil_div(s.n, SHARED_COLS), packed};
+        npk_parallel(threads, npk_ceil_div(g->k, gemm_block_k(ctx, g->k)) * pack.across, run_pack, &pack);
+        s.panels = NULL;
+        s.packed_b = packed;
+        s.packed_n = s.n;
+        s.first_col = 0;
+        s.c = (float *)((char *)g->c + j * g->csc * size);
+        job x = {.ctx = ctx, .whole = &s, .c_type = c_type, .across = 1, .status = NPK_OK};
+        x.rows = npk_round_up(npk_ceil_div(g->m, parts), ctx->mr);
+        x.cols = s.n;
+        if (c_type != NPK_GEMM_F32) {
+            x.cols = npk_min(s.n, npk_round_up(RESULT_COLS, ctx->nr));
+            x.across = npk_ceil_div(s.n, x.cols);
+        }
+        npk_parallel(threads, npk_ceil_div(g->m, x.rows) * x.across, run_part, &x);
+        if (x.status != NPK_OK)
+            return x.status;
+    }
+    return NPK_OK;
+}
+
+/* Whether rows are enough for all threads, and columns not so few that A would be packed for them again and again. */
+static bool is_shared(const gemm_ctx *ctx, const gemm_args *g, int threads) {
+    bool large = (double)g->m * (double)g->n * (double)g->k >= SHARED_WORK;
+    return threads > 1 && large && !g->packed_b && g->m >= (int64_t)threads * SHARED_ROWS
+           && shared_columns(ctx, g) >= npk_min(SHARED_COLS, g->n);
+}
+
 int gemm_run(const gemm_ctx *ctx, const gemm_args *g, int c_type, int threads) {
     int useful = gemm_useful_threads(g, threads);
     if (c_type == NPK_GEMM_F32 && useful <= 1)
         return gemm_multiply(ctx, g);
+    if (is_shared(ctx, g, useful))
+        return run_shared(ctx, g, c_type, useful);
+    bool long_runs = !g->packed_b && !g->panels && g->b.cs == 1 && g->m <= LONG_RUN_ROWS;
     job x = {.ctx = ctx, .whole = g, .c_type = c_type, .rows = g->m, .cols = g->n, .status = NPK_OK};
     if (useful > 1 && g->m >= g->n)
-        x.rows = part_size(g->m, ctx->mr, useful);
+        x.rows = part_size(g->m, ctx->mr, useful, PARTS_PER_THREAD);
     else if (useful > 1)
-        x.cols = part_size(g->n, ctx->nr, useful);
+        x.cols = part_size(g->n, ctx->nr, useful, long_runs ? 1 : PARTS_PER_THREAD);
     if (c_type != NPK_GEMM_F32) {
         x.rows = npk_min(x.rows, npk_round_up(RESULT_ROWS, ctx->mr));
         x.cols = npk_min(x.cols, npk_round_up(RESULT_COLS, ctx->nr));

@@ -3,9 +3,12 @@
 
 enum {
     STEPS = 16,        /* blocks of k are whole cache lines of a matrix whose lines run along k */
-    STRIP_ROWS = 8,    /* B is streamed in the order of memory for at most so many rows of A */
+    STRIP_ROWS = 8,    /* B is streamed in the order of memory for at most so many rows of A, */
+    HALF_ROWS = 16,    /* or so many when it has 16 bits: packing would write and read twice as much */
     STRIP_STEPS = 8,   /* rows of B read at once, at most */
-    STRIP_COLS = 512,  /* and columns: 16 KiB, half of L1 */
+    STRIP_COLS = 512,  /* and columns: 16 KiB, half of L1; */
+    LONG_STRIP = 4096, /* or, for few rows, long runs of memory */
+    LONG_ROWS = 4,
     SMALL_B = 64 * 64, /* elements of B up to which it is read in place */
     LONG_RUN = 2048,   /* columns of a row-major B packed at once: long runs of its rows stream best */
     FEW_COLS = 512,    /* columns that reread A too seldom to pay for packing it; a block of B in L2 */
@@ -90,7 +93,7 @@ static bool a_in_place(const gemm_ctx *ctx, const gemm_args *g) {
 }
 
 static bool b_in_place(const gemm_ctx *ctx, const gemm_args *g) {
-    if (ctx->packs_all || g->packed_b || g->b.type != NPK_GEMM_F32 || g->b.cs != 1)
+    if (ctx->packs_all || g->packed_b || g->panels || g->b.type != NPK_GEMM_F32 || g->b.cs != 1)
         return false;
     return g->m <= ctx->mr || (g->n * g->k <= SMALL_B && g->b.rs % PAGE != 0);
 }
@@ -134,9 +137,7 @@ static int multiply_blocks(const gemm_ctx *ctx, const gemm_args *g) {
                 x.b_step = ctx->nr;
                 x.rsb = g->b.rs;
             } else {
-                gemm_matrix part = g->b;
-                part.data = gemm_at(&g->b, pc, jc);
-                gemm_pack_block(ctx, nc, kc, &part, b_block);
+                gemm_pack_columns(ctx, g, jc, nc, pc, kc, b_block);
             }
             for (int64_t ic = 0; ic < g->m; ic += mc_max) {
                 int64_t mc = npk_min(mc_max, g->m - ic);
@@ -159,18 +160,27 @@ static int multiply_blocks(const gemm_ctx *ctx, const gemm_args *g) {
 static void strip(const gemm_ctx *ctx, const gemm_args *g, const float *a, int64_t p, int64_t steps, float *c,
                   int64_t rsc, tile_mode mode) {
     _Alignas(64) float wide[STRIP_STEPS * STRIP_COLS];
-    int64_t groups = npk_ceil_div(g->m, npk_min(ctx->mr, 6)), most = npk_ceil_div(g->m, groups);
-    for (int64_t j = 0; j < g->n; j += STRIP_COLS) {
-        int64_t cols = npk_min(STRIP_COLS, g->n - j), rsb = g->b.rs;
+    int64_t groups = npk_ceil_div(g->m, npk_min(ctx->mr, GEMM_STRIP_ROWS)), most = npk_ceil_div(g->m, groups);
+    bool halves = g->b.type != NPK_GEMM_F32;
+    int64_t widened = halves && ctx->half_strip ? g->n / GEMM_HALF_COLS * GEMM_HALF_COLS : 0; /* in registers */
+    int64_t most_cols = g->m <= LONG_ROWS && (!halves || widened) ? LONG_STRIP : STRIP_COLS;
+    for (int64_t j = 0, cols; j < g->n; j += cols) {
+        cols = npk_min(most_cols, (j < widened ? widened : g->n) - j);
+        int64_t rsb = g->b.rs;
         const void *b = gemm_at(&g->b, p, j);
-        if (g->b.type != NPK_GEMM_F32) {
+        if (halves && j >= widened) {
             ctx->widen(g->b.type, steps, cols, b, rsb, wide, STRIP_COLS);
             b = wide;
             rsb = STRIP_COLS;
         }
         for (int64_t i = 0, rows; i < g->m; i += rows) {
             rows = npk_min(most, g->m - i);
-            ctx->strip[rows - 1](steps, a + i * g->k + p, g->k, b, rsb, c + i * rsc + j, rsc, cols, mode);
+            const float *x = a + i * g->k + p;
+            float *dst = c + i * rsc + j;
+            if (j < widened)
+                ctx->half_strip[rows - 1](g->b.type, steps, x, g->k, b, rsb, dst, rsc, cols, mode);
+            else
+                ctx->strip[rows - 1](steps, x, g->k, b, rsb, dst, rsc, cols, mode);
         }
     }
 }
@@ -207,25 +217,46 @@ static int64_t multiply_columns(const gemm_ctx *ctx, const gemm_args *g) {
         int64_t cols = npk_min(COLUMNS, g->n - j);
         for (int64_t pc = 0; pc < g->k; pc += step_k)
             done = j
-                   + ctx->columns((int)g->m, cols, npk_min(step_k, g->k - pc), gemm_at(&g->a, 0, pc), g->a.rs,
-                                  gemm_at(&g->b, pc, j), g->b.cs, g->c + j, g->rsc, pc > 0);
+                   + ctx->columns(g->b.type, (int)g->m, cols, npk_min(step_k, g->k - pc), gemm_at(&g->a, 0, pc),
+                                  g->a.rs, gemm_at(&g->b, pc, j), g->b.cs, g->c + j, g->rsc, pc > 0);
     }
     return done;
 }
 
-int gemm_multiply(const gemm_ctx *ctx, const gemm_args *g) {
-    bool floats = g->a.type == NPK_GEMM_F32 && g->b.type == NPK_GEMM_F32 && !g->packed_b && !g->lines;
-    bool some_rows = g->m > GEMM_DOT_ROWS && g->m <= GEMM_COLUMN_ROWS;
-    if (ctx->columns && floats && some_rows && g->b.rs == 1 && g->b.cs != 1 && g->a.cs == 1 && g->csc == 1) {
-        int64_t done = multiply_columns(ctx, g);
-        gemm_args rest = *g;
-        rest.n -= done;
-        rest.b.data = gemm_at(&g->b, 0, done);
-        rest.c += done;
-        return rest.n ? multiply_blocks(ctx, &rest) : NPK_OK;
+/* The same rows of A as floats along k. */
+static bool rows_along_k(const gemm_ctx *ctx, const gemm_args *g, gemm_matrix *rows) {
+    *rows = g->a;
+    if (g->a.type == NPK_GEMM_F32 && g->a.cs == 1)
+        return true;
+    float *a = gemm_scratch(GEMM_ROWS, g->m * g->k);
+    for (int64_t i = 0; a && i < g->m; i++)
+        gemm_pack_panel(ctx, 1, 1, g->k, g->a.type, gemm_at(&g->a, i, 0), g->a.rs, g->a.cs, a + i * g->k);
+    *rows = (gemm_matrix){a, g->k, 1, NPK_GEMM_F32};
+    return a != NULL;
+}
+
+/* Few rows of A, which tiles then read in place: packing them again for every few columns would show. */
+static int multiply_few_rows(const gemm_ctx *ctx, const gemm_args *g) {
+    gemm_args few = *g;
+    bool columns = ctx->columns && g->m > GEMM_DOT_ROWS && g->m <= GEMM_COLUMN_ROWS && !g->packed_b && !g->panels
+                   && g->b.rs == 1 && g->b.cs != 1 && g->csc == 1;
+    if (!rows_along_k(ctx, g, &few.a))
+        return NPK_ENOMEM;
+    if (columns) {
+        int64_t done = multiply_columns(ctx, &few);
+        few.n -= done;
+        few.b.data = gemm_at(&g->b, 0, done);
+        few.c += done;
     }
-    bool few_rows = g->m <= STRIP_ROWS && !g->packed_b && !g->lines;
-    if (few_rows && g->b.cs == 1 && g->csc == 1 && g->n * g->k > SMALL_B)
+    return few.n ? multiply_blocks(ctx, &few) : NPK_OK;
+}
+
+int gemm_multiply(const gemm_ctx *ctx, const gemm_args *g) {
+    bool in_registers = g->b.type != NPK_GEMM_F32 && ctx->half_strip, made = g->packed_b || g->lines || g->panels;
+    bool few_rows = g->m <= (in_registers ? HALF_ROWS : STRIP_ROWS);
+    if (few_rows && !made && g->b.cs == 1 && g->csc == 1 && g->n * g->k > SMALL_B)
         return multiply_strips(ctx, g);
+    if (g->m <= 2 * ctx->mr && !g->lines && !ctx->packs_all)
+        return multiply_few_rows(ctx, g);
     return multiply_blocks(ctx, g);
 }

@@ -66,7 +66,7 @@ static void pack_floats(const gemm_ctx *ctx, int width, int lines, int64_t len, 
         return;
     }
     if (ctx->transpose && sp == 1 && si != 1 && (width == 16 || width == 32)) {
-        ctx->transpose(width, len, x, si, dst);
+        ctx->transpose(NPK_GEMM_F32, width, len, x, si, dst);
         return;
     }
     switch (width) {
@@ -85,6 +85,10 @@ static void pack_halves(const gemm_ctx *ctx, int width, int lines, int64_t len, 
     _Alignas(64) float rows[GEMM_MAX_NR * CHUNK];
     if (si == 1 && lines == width) {
         ctx->widen(type, len, width, x, sp, dst, width);
+        return;
+    }
+    if (ctx->transpose && lines == width && sp == 1 && (width == 16 || width == 32)) {
+        ctx->transpose(type, width, len, x, si, dst);
         return;
     }
     for (int64_t p = 0; p < len; p += CHUNK) {
@@ -136,6 +140,18 @@ void gemm_pack_block(const gemm_ctx *ctx, int64_t n, int64_t kc, const gemm_matr
             gemm_pack_panel(ctx, ctx->nr, (int)npk_min(ctx->nr, n - j), len, b->type, gemm_at(b, p, j), b->cs, b->rs,
                             dst + j * kc + p * ctx->nr);
     }
+}
+
+void gemm_pack_columns(const gemm_ctx *ctx, const gemm_args *g, int64_t j, int64_t n, int64_t pc, int64_t kc,
+                       float *dst) {
+    gemm_matrix part = g->b;
+    if (g->panels) {
+        for (int64_t q = 0; q < n; q += ctx->nr)
+            g->panels->fill(g->panels, g->first_col + j + q, pc, kc, ctx->nr, dst + q * kc);
+        return;
+    }
+    part.data = gemm_at(&g->b, pc, j);
+    gemm_pack_block(ctx, n, kc, &part, dst);
 }
 
 void gemm_pack_b(const gemm_ctx *ctx, int64_t n, int64_t k, const gemm_matrix *b, float *dst) {

@@ -15,6 +15,13 @@ typedef __mmask16 MASK;
 #define v_load_some(x, mask) _mm512_maskz_loadu_ps(mask, x)
 #define v_store_some(x, mask, v) _mm512_mask_storeu_ps(x, mask, v)
 
+TARGET static inline __attribute__((always_inline)) V v_widen(int type, const uint16_t *x) {
+    __m256i codes = _mm256_loadu_si256((const __m256i *)x);
+    if (type == NPK_GEMM_FP16)
+        return _mm512_cvtph_ps(codes);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(codes), 16));
+}
+
 /* out[q] = sum of the 16 lanes of x[q], for four dot products; in the order of dots_simd.h. */
 TARGET static inline void v_sums(V (*x)[1], float *out) {
     __m128 four[4];

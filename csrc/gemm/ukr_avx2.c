@@ -5,11 +5,12 @@
 #include <immintrin.h>
 
 #include "convert_x86.h"
+#include "widen_avx2.h"
 
 enum { MR = 6, NV = 2, LANES = 8 };
 typedef __m256 V;
 typedef __m256i MASK;
-#define TARGET __attribute__((target("avx2,fma")))
+#define TARGET __attribute__((target("avx2,fma,f16c")))
 #define v_zero _mm256_setzero_ps
 #define v_set1 _mm256_set1_ps
 #define v_load _mm256_loadu_ps
@@ -19,6 +20,7 @@ typedef __m256i MASK;
 #define v_mask(count) _mm256_cmpgt_epi32(_mm256_set1_epi32((int)(count)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7))
 #define v_load_some(x, mask) _mm256_maskload_ps(x, mask)
 #define v_store_some(x, mask, v) _mm256_maskstore_ps(x, mask, v)
+#define v_widen gemm_widen8
 #include "ukr_simd.h"
 
 /* out[q] = sum of the 16 lanes of x[q], for four dot products; in the order of dots_simd.h. */
@@ -35,11 +37,11 @@ TARGET NPK_INLINE void v_sums(V (*x)[2], float *out) {
 #include "dots_simd.h"
 
 ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6)
+STRIPS
 
 static const gemm_tile TILE[MR] = {rows1, rows2, rows3, rows4, rows5, rows6};
-static const gemm_tile STRIP[MR] = {strip1, strip2, strip3, strip4, strip5, strip6};
-static const gemm_ctx CTX = {MR, NR, 240, 384, 4080, TILE, STRIP, gemm_transpose_avx2, gemm_copy_avx2,
-                             gemm_columns_avx2, dots, gemm_widen_avx2, gemm_narrow_avx2, false};
+static const gemm_ctx CTX = {MR, NR, 240, 384, 4080, TILE, STRIP, HALF_STRIP, gemm_transpose_avx2,
+                             gemm_copy_avx2, gemm_columns_avx2, dots, gemm_widen_avx2, gemm_narrow_avx2, false};
 
 const gemm_ctx *gemm_ctx_avx2(void) {
     return npk_cpu_supports("avx2") && npk_cpu_supports("fma") && npk_cpu_supports("f16c") ? &CTX : NULL;

@@ -15,13 +15,12 @@ enum { MR = 14, NV = 2 };
 
 ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6) ROWS(7)
 ROWS(8) ROWS(9) ROWS(10) ROWS(11) ROWS(12) ROWS(13) ROWS(14)
+STRIPS
 
 static const gemm_tile TILE[MR] = {rows1, rows2, rows3,  rows4,  rows5,  rows6,  rows7,
                                    rows8, rows9, rows10, rows11, rows12, rows13, rows14};
-static const gemm_tile STRIP[MR] = {strip1, strip2, strip3,  strip4,  strip5,  strip6,  strip7,
-                                    strip8, strip9, strip10, strip11, strip12, strip13, strip14};
-static const gemm_ctx CTX = {MR, NR, 252, 384, 4096, TILE, STRIP, gemm_transpose_avx2, gemm_copy_avx2,
-                             gemm_columns_avx2, dots, gemm_widen_avx2, gemm_narrow_avx2, false};
+static const gemm_ctx CTX = {MR, NR, 252, 384, 4096, TILE, STRIP, HALF_STRIP, gemm_transpose_avx2,
+                             gemm_copy_avx2, gemm_columns_avx2, dots, gemm_widen_avx2, gemm_narrow_avx2, false};
 
 /* Every CPU with AVX-512 has AVX2 and F16C, which the conversions use. */
 const gemm_ctx *gemm_ctx_avx512(void) {

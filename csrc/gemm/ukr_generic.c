@@ -55,7 +55,7 @@ ROWS(1) ROWS(2) ROWS(3) ROWS(4)
 
 static const gemm_tile TILE[MR] = {rows1, rows2, rows3, rows4};
 static const gemm_tile STRIP[MR] = {strip1, strip2, strip3, strip4};
-static const gemm_ctx CTX = {MR, NR, 128, 256, 2048, TILE, STRIP, NULL, NULL, NULL, NULL, gemm_widen_generic,
-                             gemm_narrow_generic, true};
+static const gemm_ctx CTX = {MR, NR, 128, 256, 2048, TILE, STRIP, NULL, NULL, NULL, NULL, NULL,
+                             gemm_widen_generic, gemm_narrow_generic, true};
 
 const gemm_ctx *gemm_ctx_generic(void) { return &CTX; }

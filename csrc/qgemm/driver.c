@@ -8,7 +8,7 @@
 /* Below this many multiply-adds a thread costs more to start than it saves. */
 static const double MIN_WORK_PER_THREAD = 1 << 21;
 
-enum { ALIGN = 64 };
+enum { ALIGN = 64, SMALL_LEAST = 32 }; /* rows that pay for looking at the weights */
 
 typedef struct {
     const qgemm_ctx *ctx;
@@ -55,7 +55,7 @@ static void finish_rows(const product *g, int64_t i0, int64_t rows, int64_t j0, 
 
 /* All panels of the block times one block of k. */
 static void multiply_panels(const product *g, int64_t rows, int64_t panel, int64_t panels, int64_t k0, int64_t kc,
-                            const char *a, int16_t *expanded, int32_t *acc, int64_t ldacc) {
+                            const char *a, const char *bytes, int16_t *expanded, int32_t *acc, int64_t ldacc) {
     const qgemm_ctx *ctx = g->ctx;
     int64_t next = npk_round_up(g->k, 4) * QGEMM_NR, k4 = npk_ceil_div(kc, 4);
     int64_t step = even_block(rows, ctx->mr, 1); /* 8 rows are 4 + 4, not 6 + 2 */
@@ -63,6 +63,13 @@ static void multiply_panels(const product *g, int64_t rows, int64_t panel, int64
         int width = panels - q >= ctx->panels ? ctx->panels : 1;
         const qgemm_tile *tiles = width == ctx->panels ? ctx->tile : ctx->single;
         const int8_t *b = g->packed + (panel + q) * next + k0 * QGEMM_NR;
+        if (bytes && ctx->is_small(k4, b, next)) {
+            for (int64_t i = 0; i < rows; i += ctx->small_rows)
+                ctx->small[npk_min(ctx->small_rows, rows - i) - 1](k4, bytes + i * QGEMM_A_STRIDE, QGEMM_A_STRIDE, b, 0,
+                                                                   acc + i * ldacc + q * QGEMM_NR, ldacc, k0 > 0);
+            q += width;
+            continue;
+        }
         if (ctx->expand) {
             ctx->expand(k4, b, next, expanded);
             b = (const int8_t *)expanded;
@@ -74,22 +81,35 @@ static void multiply_panels(const product *g, int64_t rows, int64_t panel, int64
     }
 }
 
+/* Rows of A as they are, k padded with zeros to a multiple of 4. */
+static void copy_bytes(int64_t rows, int64_t k, const uint8_t *a, int64_t lda, char *dst) {
+    for (int64_t i = 0; i < rows; i++, a += lda, dst += QGEMM_A_STRIDE) {
+        memcpy(dst, a, (size_t)k);
+        memset(dst + k, 0, (size_t)(-k & 3));
+    }
+}
+
 static void multiply_block(product *g, int64_t i0, int64_t rows, int64_t j0, int64_t cols) {
     const qgemm_ctx *ctx = g->ctx;
     int64_t panels = npk_ceil_div(cols, QGEMM_NR), ldacc = panels * QGEMM_NR;
     int64_t kc = QGEMM_A_BYTES / ctx->a_size;
     int64_t a_bytes = rows * QGEMM_A_STRIDE, b_bytes = ctx->expand ? QGEMM_A_BYTES * QGEMM_NR : 0;
-    char *scratch = aligned_alloc(ALIGN, (size_t)npk_round_up(a_bytes + b_bytes + rows * ldacc * 4, ALIGN));
+    bool may_be_small = ctx->is_small && !g->a_signed && rows >= SMALL_LEAST;
+    int64_t more = may_be_small ? a_bytes : 0;
+    char *scratch = aligned_alloc(ALIGN, (size_t)npk_round_up(a_bytes + b_bytes + rows * ldacc * 4 + more, ALIGN));
     if (!scratch) {
         __atomic_store_n(&g->failed, 1, __ATOMIC_RELAXED);
         return;
     }
     int16_t *expanded = (int16_t *)(scratch + a_bytes);
     int32_t *acc = (int32_t *)(scratch + a_bytes + b_bytes);
+    char *bytes = may_be_small ? (char *)(acc + rows * ldacc) : NULL;
     for (int64_t k0 = 0; k0 < g->k; k0 += kc) {
         int64_t steps = npk_min(kc, g->k - k0);
         ctx->convert(rows, steps, g->a + i0 * g->lda + k0, g->lda, g->a_signed, scratch, QGEMM_A_STRIDE);
-        multiply_panels(g, rows, j0 / QGEMM_NR, panels, k0, steps, scratch, expanded, acc, ldacc);
+        if (bytes)
+            copy_bytes(rows, steps, g->a + i0 * g->lda + k0, g->lda, bytes);
+        multiply_panels(g, rows, j0 / QGEMM_NR, panels, k0, steps, scratch, bytes, expanded, acc, ldacc);
     }
     if (g->k == 0)
         memset(acc, 0, (size_t)(rows * ldacc) * sizeof *acc);

@@ -49,6 +49,11 @@ typedef struct {
     void (*expand)(int64_t k4, const int8_t *panel, int64_t next, int16_t *dst);
     const qgemm_tile *tile;   /* tile[r - 1]: r rows, full width */
     const qgemm_tile *single; /* the same for one panel; NULL when panels is 1 */
+    /* A third way for u8 A and a panel of small weights, which is exact without expanding: whether it is for part of a
+     * panel (as for `expand`), and its tiles, whose A is u8 with rows `lda` bytes apart. NULL: there is none. */
+    bool (*is_small)(int64_t k4, const int8_t *panel, int64_t next);
+    int small_rows;
+    const qgemm_tile *small; /* small[r - 1]: r <= small_rows rows */
     int direct_rows;
     const qgemm_tile *direct; /* direct[r - 1]: r <= direct_rows rows of one unexpanded panel, any k */
     qgemm_finish finish;

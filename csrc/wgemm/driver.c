@@ -1,12 +1,13 @@
 /* The loops around the kernels: panels, chunks, rows, threads. Nothing here knows an instruction set. */
 #include "../common/threads.h"
+#include "../gemm/gemm.h"
 #include "wgemm.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { PANELS = 4, ROWS_PER_TASK = 192, STREAM_PANELS = 8, ALIGN = 64 };
+enum { ROWS_PER_TASK = 192, STREAM_PANELS = 8, INT8_STEPS = 1024, OFFSET_STEPS = 32, ALIGN = 64 };
 
 /* Below this many multiply-adds a thread costs more to start than it saves. */
 static const double MIN_WORK_PER_THREAD = 1 << 19;
@@ -23,10 +24,9 @@ typedef struct {
     int64_t groups, row_step, panel_step, across; /* of a task; panels across it */
     int8_t *x_codes;
     float *x_scale;
-    int32_t *x_sums;
+    int32_t *x_sums, *x_offsets;
     int64_t x_ld;
     float *x_tail; /* last chunk of each row, padded with zeros; NULL when k is a multiple of 8 */
-    int failed;
 } product;
 
 static int64_t even_step(int64_t size, int64_t limit) {
@@ -63,26 +63,47 @@ static const float *row_of(const product *g, int64_t i, int64_t p, int64_t len) 
     return g->x_tail && p + len == g->k ? g->x_tail + i * WGEMM_CHUNK : g->x + i * g->k + p;
 }
 
-static void decoded_task(const product *g, int64_t i0, int64_t rows, int64_t panel, int64_t panels, float *scratch) {
-    float *w = scratch, *y = scratch + panels * WGEMM_CHUNK * WGEMM_NR;
-    int64_t ldy = panels * WGEMM_NR, step = even_step(rows, g->ctx->mr);
-    memset(y, 0, (size_t)(rows * ldy) * sizeof *y);
-    for (int64_t p = 0, len; p < g->k; p += len) {
-        len = chunk_length(g, p);
-        int64_t padded = npk_round_up(len, 8);
-        wgemm_chunk chunks[PANELS];
-        for (int64_t q = 0; q < panels; q++) {
-            chunks[q] = chunk_of(g, panel + q, p, padded);
-            g->ctx->decode(g->bits, &chunks[q], w + q * WGEMM_CHUNK * WGEMM_NR);
+/* Steps p ... p + len of columns j ... j + nr as the matrix product wants them packed. */
+typedef struct {
+    gemm_panels panels;
+    const product *g;
+} decoder;
+
+static void decode_panel(const gemm_panels *self, int64_t j, int64_t p, int64_t len, int nr, float *dst) {
+    const product *g = ((const decoder *)(const void *)self)->g;
+    float w[WGEMM_CHUNK * WGEMM_NR];
+    for (int64_t at = p, count; at < p + len; at += count) {
+        count = npk_min(chunk_length(g, at), p + len - at);
+        for (int64_t q = 0; q < nr && j + q < g->n; q += WGEMM_NR) {
+            wgemm_chunk chunk = chunk_of(g, (j + q) / WGEMM_NR, at, npk_round_up(count, 8));
+            float *to = dst + (at - p) * nr + q;
+            if (nr == WGEMM_NR && count % 8 == 0) {
+                g->ctx->decode(g->bits, &chunk, to);
+                continue;
+            }
+            g->ctx->decode(g->bits, &chunk, w);
+            size_t wide = (size_t)npk_min(nr, WGEMM_NR) * sizeof *w;
+            for (int64_t r = 0; r < count; r++)
+                memcpy(to + r * nr, w + r * WGEMM_NR + j % WGEMM_NR, wide);
         }
-        int64_t ldx = g->x_tail && p + len == g->k ? WGEMM_CHUNK : g->k;
-        for (int64_t i = 0; i < rows; i += step)
-            for (int64_t q = 0; q < panels; q++)
-                g->ctx->tile[npk_min(step, rows - i) - 1](len, row_of(g, i0 + i, p, len), ldx,
-                                                          w + q * WGEMM_CHUNK * WGEMM_NR, chunks[q].scale, NULL, 0,
-                                                          y + i * ldy + q * WGEMM_NR, ldy);
     }
-    store_rows(g, i0, rows, panel * WGEMM_NR, y, ldy);
+}
+
+/* More rows: an ordinary product, whose packing decodes the weights. */
+static int multiply_decoded(const product *g, int isa, int threads) {
+    decoder source = {{decode_panel}, g};
+    gemm_args args = {.m = g->m, .n = g->n, .k = g->k, .a = {g->x, g->k, 1, NPK_GEMM_F32}, .panels = &source.panels,
+                      .c = g->y, .rsc = g->n, .csc = 1};
+    const gemm_ctx *ctx = gemm_context(isa);
+    if (!ctx)
+        return NPK_EUNSUPPORTED;
+    if (g->k == 0)
+        memset(g->y, 0, (size_t)(g->m * g->n) * sizeof *g->y);
+    int status = g->k ? gemm_run(ctx, &args, NPK_GEMM_F32, threads) : NPK_OK;
+    for (int64_t i = 0; g->bias && status == NPK_OK && i < g->m; i++)
+        for (int64_t j = 0; j < g->n; j++)
+            g->y[i * g->n + j] += g->bias[j];
+    return status;
 }
 
 static void stream_task(const product *g, int64_t panel, int64_t panels) {
@@ -99,19 +120,27 @@ static void stream_task(const product *g, int64_t panel, int64_t panels) {
     }
 }
 
+/* Some k at a time, so that a panel's stay in L1 for all rows; sums wait in `y`. */
 static void int8_task(const product *g, int64_t i0, int64_t rows, int64_t panel, int64_t panels) {
-    float y[WGEMM_MAX_MR * WGEMM_NR];
-    int64_t bytes = npk_round_up(g->k, 8) * 8, step = even_step(rows, g->int8->mr);
-    for (int64_t q = panel; q < panel + panels; q++)
-        for (int64_t i = i0; i < i0 + rows; i += step) {
-            int64_t count = npk_min(step, i0 + rows - i), at = q * g->groups * WGEMM_NR;
-            wgemm_rows x = {g->x_codes + i * g->x_ld, g->x_ld, g->groups, g->x_scale + i * g->groups,
-                            g->x_sums + i * g->groups};
-            memset(y, 0, sizeof y);
-            g->int8->tile[count - 1](npk_round_up(g->k, 8), g->group, &x, g->packed + q * bytes, g->scale + at,
-                                     g->zero ? g->zero + at : NULL, y, WGEMM_NR);
-            store_rows(g, i, count, q * WGEMM_NR, y, WGEMM_NR);
+    float y[ROWS_PER_TASK * WGEMM_NR];
+    int64_t k = npk_round_up(g->k, 8), blocks = npk_ceil_div(g->k, OFFSET_STEPS), step = even_step(rows, g->int8->mr);
+    int64_t most = INT8_STEPS > g->group ? INT8_STEPS / g->group * g->group : g->group;
+    for (int64_t q = panel; q < panel + panels; q++) {
+        memset(y, 0, (size_t)(rows * WGEMM_NR) * sizeof *y);
+        for (int64_t p = 0; p < k; p += most) {
+            int64_t group = p / g->group, at = (q * g->groups + group) * WGEMM_NR;
+            for (int64_t i = 0; i < rows; i += step) {
+                int64_t row = (i0 + i) * g->groups + group;
+                wgemm_rows x = {g->x_codes + (i0 + i) * g->x_ld + p, g->x_ld,        g->groups, blocks,
+                                g->x_scale + row,                     g->x_sums + row,
+                                g->x_offsets + (i0 + i) * blocks + p / OFFSET_STEPS};
+                g->int8->tile[npk_min(step, rows - i) - 1](npk_min(most, k - p), g->group, &x,
+                                                           g->packed + (q * k + p) * 8, g->scale + at,
+                                                           g->zero ? g->zero + at : NULL, y + i * WGEMM_NR, WGEMM_NR);
+            }
         }
+        store_rows(g, i0, rows, q * WGEMM_NR, y, WGEMM_NR);
+    }
 }
 
 static void run_task(void *context, int64_t task) {
@@ -119,18 +148,22 @@ static void run_task(void *context, int64_t task) {
     int64_t all = npk_ceil_div(g->n, WGEMM_NR);
     int64_t i0 = task / g->across * g->row_step, panel = task % g->across * g->panel_step;
     int64_t rows = npk_min(g->row_step, g->m - i0), panels = npk_min(g->panel_step, all - panel);
-    if (g->int8) {
+    if (g->int8)
         int8_task(g, i0, rows, panel, panels);
-    } else if (g->m <= WGEMM_STREAM_ROWS) {
+    else
         stream_task(g, panel, panels);
-    } else {
-        float *scratch = npk_alloc_floats(panels * WGEMM_NR * (WGEMM_CHUNK + rows));
-        if (!scratch) {
-            __atomic_store_n(&g->failed, 1, __ATOMIC_RELAXED);
-            return;
-        }
-        decoded_task(g, i0, rows, panel, panels, scratch);
-        free(scratch);
+}
+
+/* The offsets of wgemm_rows for one row. */
+static void offset_row(const product *g, int64_t i) {
+    int64_t blocks = npk_ceil_div(g->k, OFFSET_STEPS);
+    const int8_t *codes = g->x_codes + i * g->x_ld;
+    for (int64_t b = 0; b < blocks; b++, codes += OFFSET_STEPS) {
+        int32_t halves[2] = {0, 0};
+        for (int p = 0; p < OFFSET_STEPS; p++) /* rows are padded with zeros */
+            halves[p / 2 % 2] += codes[p];
+        uint32_t low = (uint32_t)(-8 * halves[0]), high = (uint32_t)(-8 * halves[1]);
+        g->x_offsets[i * blocks + b] = (int32_t)((low & 0xFFFF) | high << 16);
     }
 }
 
@@ -162,11 +195,12 @@ static void round_row(void *context, int64_t i) {
         g->x_scale[i * g->groups + group] = (inverse > 0.0f ? largest / 127.0f : 0.0f) + nothing;
         g->x_sums[i * g->groups + group] = sum;
     }
+    offset_row(g, i);
 }
 
 /* Pads the last chunk of every row to a multiple of 8, as decoded weights are. */
 static bool pad_rows(product *g) {
-    if (g->k % 8 == 0 || g->m > WGEMM_STREAM_ROWS)
+    if (g->k % 8 == 0)
         return true;
     g->x_tail = calloc((size_t)g->m, WGEMM_CHUNK * sizeof(float));
     if (!g->x_tail)
@@ -183,16 +217,15 @@ static int run(product *g, int threads) {
     double by_work = (double)g->m * (double)g->n * (double)g->k / MIN_WORK_PER_THREAD;
     if (by_work < threads)
         threads = by_work < 1.0 ? 1 : (int)by_work;
-    bool few = g->m <= WGEMM_STREAM_ROWS;
-    g->row_step = few ? g->m : even_step(g->m, ROWS_PER_TASK);
-    g->panel_step = few || g->int8 ? STREAM_PANELS : PANELS;
+    g->row_step = g->int8 ? even_step(g->m, ROWS_PER_TASK) : g->m;
+    g->panel_step = STREAM_PANELS;
     g->across = npk_ceil_div(npk_ceil_div(g->n, WGEMM_NR), g->panel_step);
     int status = NPK_OK;
     if (g->int8)
         status = npk_parallel(threads, g->m, round_row, g);
     if (status == NPK_OK)
         status = npk_parallel(threads, npk_ceil_div(g->m, g->row_step) * g->across, run_task, g);
-    return g->failed ? NPK_ENOMEM : status;
+    return status;
 }
 
 const wgemm_ctx *wgemm_ctx_of(int isa) {
@@ -241,6 +274,8 @@ int npk_wgemm(int isa, int bits, int64_t m, int64_t n, int64_t k, int64_t group,
     if (clashes(&g))
         return NPK_EALIAS;
     g.groups = npk_ceil_div(k, group);
+    if (m > WGEMM_STREAM_ROWS)
+        return multiply_decoded(&g, isa, threads);
     status = pad_rows(&g) ? run(&g, threads) : NPK_ENOMEM;
     free(g.x_tail);
     return status;
@@ -269,9 +304,11 @@ int npk_wgemm_int8(int isa, int64_t m, int64_t n, int64_t k, int64_t group, cons
     g.x_codes = malloc((size_t)(m * g.x_ld));
     g.x_scale = malloc((size_t)(m * g.groups + 1) * sizeof(float));
     g.x_sums = malloc((size_t)(m * g.groups + 1) * sizeof(int32_t));
-    status = g.x_codes && g.x_scale && g.x_sums ? run(&g, threads) : NPK_ENOMEM;
+    g.x_offsets = malloc((size_t)(m * npk_ceil_div(k, OFFSET_STEPS) + 1) * sizeof(int32_t));
+    status = g.x_codes && g.x_scale && g.x_sums && g.x_offsets ? run(&g, threads) : NPK_ENOMEM;
     free(g.x_codes);
     free(g.x_scale);
     free(g.x_sums);
+    free(g.x_offsets);
     return status;
 }

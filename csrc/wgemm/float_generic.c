@@ -16,7 +16,8 @@ static void decode(int bits, const wgemm_chunk *c, float *dst) {
     for (int64_t p = 0; p < c->len; p += steps, block += 64)
         for (int t = 0; t < steps; t++)
             for (int j = 0; j < WGEMM_NR; j++)
-                dst[(p + t) * WGEMM_NR + j] = (float)code_of(bits, block, j, t) - (c->zero ? c->zero[j] : 0.0f);
+                dst[(p + t) * WGEMM_NR + j] = ((float)code_of(bits, block, j, t) - (c->zero ? c->zero[j] : 0.0f))
+                                              * c->scale[j];
 }
 
 NPK_INLINE void multiply(const int rows, int64_t len, const float *x, int64_t ldx, const float *w,
@@ -32,8 +33,9 @@ NPK_INLINE void multiply(const int rows, int64_t len, const float *x, int64_t ld
 }
 
 static void stream(int bits, const wgemm_chunk *c, const float *x, float *y) {
+    static const float ones[WGEMM_NR] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
     float w[WGEMM_CHUNK * WGEMM_NR];
-    decode(bits, c, w);
+    decode(bits, &(wgemm_chunk){c->len, c->codes, ones, c->zero}, w);
     multiply(1, c->len, x, 0, w, c->scale, NULL, 0, y, 0);
 }
 

@@ -7,29 +7,41 @@ enum { NV = WGEMM_NR / LANES };
 #define CODE(bits, v, p)                                                                                         \
     ((bits) == 8 ? i_bits(v, 24 - 8 * (p), 24) : i_bits(v, ((p) < 4 ? 28 : 24) - 8 * ((p) % 4), 28))
 
-TARGET NPK_INLINE void decode_bits(const int bits, const wgemm_chunk *c, float *dst) {
+/* `bits` and `shifted`, which says that there are zero points, are constants at every call. */
+TARGET NPK_INLINE void decode_bits(const int bits, const bool shifted, const wgemm_chunk *c, float *dst) {
     const int steps = bits == 8 ? 4 : 8;
     const uint8_t *codes = c->codes;
-    for (int64_t p = 0; p < c->len; p += steps, codes += 64) {
+    const int64_t len = c->len;
+    V scale[NV], zero[NV];
+    NPK_UNROLL
+    for (int j = 0; j < NV; j++) {
+        scale[j] = v_load(c->scale + j * LANES);
+        zero[j] = shifted ? v_load(c->zero + j * LANES) : v_zero();
+    }
+    for (int64_t p = 0; p < len; p += steps, codes += 64) {
         NPK_UNROLL
         for (int j = 0; j < NV; j++) {
             I block = i_load(codes + j * 4 * LANES);
             NPK_UNROLL
             for (int t = 0; t < steps; t++) {
                 V w = v_of(CODE(bits, block, t));
-                if (c->zero)
-                    w = v_sub(w, v_load(c->zero + j * LANES));
-                v_store(dst + (p + t) * WGEMM_NR + j * LANES, w);
+                if (shifted)
+                    w = v_sub(w, zero[j]);
+                v_store(dst + (p + t) * WGEMM_NR + j * LANES, v_mul(w, scale[j]));
             }
         }
     }
 }
 
 TARGET static void decode(int bits, const wgemm_chunk *c, float *dst) {
-    if (bits == 8)
-        decode_bits(8, c, dst);
+    if (bits == 8 && c->zero)
+        decode_bits(8, true, c, dst);
+    else if (bits == 8)
+        decode_bits(8, false, c, dst);
+    else if (c->zero)
+        decode_bits(4, true, c, dst);
     else
-        decode_bits(4, c, dst);
+        decode_bits(4, false, c, dst);
 }
 
 TARGET NPK_INLINE void multiply(const int rows, int64_t len, const float *x, int64_t ldx, const float *w,

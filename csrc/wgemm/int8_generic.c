@@ -5,8 +5,8 @@ enum { MR = 4 };
 
 NPK_INLINE void multiply(const int rows, int64_t k, int64_t group, const wgemm_rows *x, const uint8_t *codes,
                          const float *scale, const float *zero, float *y, int64_t ldy) {
-    for (int64_t g = 0; g < x->groups; g++) {
-        int64_t first = g * group, len = npk_min(group, k - first);
+    for (int64_t g = 0, first = 0; first < k; g++, first += group) {
+        int64_t len = npk_min(group, k - first);
         for (int i = 0; i < rows; i++) {
             int32_t sum[WGEMM_NR] = {0};
             for (int64_t p = 0; p < len; p += 8)

@@ -22,7 +22,7 @@ typedef __m512i P;
 #define i_mul _mm512_mullo_epi32
 #define i_set1 _mm512_set1_epi32
 #define i_of _mm512_cvtps_epi32
-#define p_zero _mm512_setzero_si512
+#define p_start(offset) _mm512_madd_epi16(_mm512_set1_epi32(offset), _mm512_set1_epi16(1))
 #define p_sum(p) (p)
 
 TARGET static inline __attribute__((always_inline)) I i_quad(const int8_t *x) {

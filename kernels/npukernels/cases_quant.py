@@ -3,7 +3,9 @@
 Integers are exact, bound 0. A float product whose sums of at most 128 k start from zero and are added up after
 scaling has a bound of the form ``gamma_r |X| |W|`` (Higham 2002, section 3.5), where r counts the roundings that a
 term can meet: those of its own sum, at most its length; two for each chunk that follows (product, addition); one for
-the product of two scales, one for the result.
+the product of two scales, one for the result. Weights that are scaled and rounded first and then multiplied as a
+matrix are within the same form: a term meets the rounding of its weight, those of its block of k, at most its length,
+and one for each block that follows.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from npukernels.cases import TINY32, U32, U64, Case, Draw, Float64, frozen, gamm
 from npukernels.formats import decode, encode
 
 _CHUNK = 128
+_LEAST_BLOCK, _BLOCK = 256, 384  # of k in the matrix products, of any variant
 
 
 @maker("qgemm", ("int8",), m=None, n=None, k=None, a_unsigned=0)
@@ -60,7 +63,8 @@ def _weight_gemm(dtype: str, fill: str, seed: int, m: int, n: int, k: int, group
             x = x.astype(np.float32).astype(np.float64)
     x32, scale32 = x.astype(np.float32), scale.astype(np.float32)
     w = scale32.astype(np.float64)[np.arange(k) // group] * q
-    expected, bound = _product(x32.astype(np.float64), w, k, group, fill == "integer" and 3 * k < 2**24)
+    ordinary = min(k, _BLOCK) + math.ceil(k / _LEAST_BLOCK) + 2
+    expected, bound = _product(x32.astype(np.float64), w, k, group, fill == "integer" and 3 * k < 2**24, ordinary)
     dims = (("m", m), ("n", n), ("k", k), ("group", group))
     inputs = frozen(x32, q.astype(np.int8), scale32)
     frozen(expected, bound)
@@ -93,14 +97,14 @@ def _block_gemm(dtype: str, fill: str, seed: int, m: int, n: int, k: int, block:
 
 
 def _product(
-    x: Float64, w: npt.NDArray[Any], k: int, group: int, exact: bool
+    x: Float64, w: npt.NDArray[Any], k: int, group: int, exact: bool, least: int = 0
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Expected product and its bound for chunks within groups of k."""
+    """Expected product and its bound for chunks within groups of k, and of at least so many roundings a term."""
     expected = x @ w
     if exact:
         return expected, np.zeros(expected.shape)
     chunks = math.ceil(k / group) * math.ceil(min(group, max(k, 1)) / _CHUNK)
-    roundings = min(k, group, _CHUNK) + 2 * chunks + 2
+    roundings = max(min(k, group, _CHUNK) + 2 * chunks + 2, least)
     magnitude = np.abs(x) @ np.abs(w)
     relative = gamma(roundings, U32) + 2 * gamma(k, U64)
     # One underflow a product; scales are far below 2^20, so each grows by less than that.

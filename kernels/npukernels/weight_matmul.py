@@ -2,8 +2,9 @@
 
 ``Y = X W + bias`` with ``W[p, j] = scale[g, j] (q[p, j] - zero[g, j])``, ``g = p // group``.
 
-``compute="fp32"``: the sum over each chunk (at most 128 k, within a group) of ``x (q - zero)`` starts from zero in
-binary32, and ``y = y + sum * scale``, chunks ascending; ``q - zero`` is exact. ``compute="int8"``: every row of x is
+``compute="fp32"``, up to 3 rows: the sum over each chunk (at most 128 k, within a group) of ``x (q - zero)`` starts
+from zero in binary32, and ``y = y + sum * scale``, chunks ascending; ``q - zero`` is exact. More rows are ``gemm`` of x
+and of W rounded to binary32. ``compute="int8"``: every row of x is
 first rounded to 8 bits by groups, ``x ~ s round(x / s)`` with ``s = max |x| / 127`` over the group; sums of a group
 are then exact integers, and ``y = fl(y + fl(fl(sum) * fl(scale s)))``, groups ascending, in every variant.
 """
@@ -108,13 +109,13 @@ def _generic(x: Float32, weight: PackedWeight, bias: Float32 | None, out: Float3
 
 @kernel("weight_gemm", "c-avx2", requires={"native", "avx2", "fma"})
 def _avx2(x: Float32, weight: PackedWeight, bias: Float32 | None, out: Float32, threads: int) -> Call:
-    """Up to three rows stream the weights through registers, more share decoded blocks; 6 x 16."""
+    """Up to three rows decode weights in registers, more are a product that decodes as it packs; 6 x 16."""
     return _run("npk_wgemm", "NPK_AVX2", (weight.bits,), x, weight, bias, out, threads)
 
 
 @kernel("weight_gemm", "c-avx512", requires={"native", "avx512f"})
 def _avx512(x: Float32, weight: PackedWeight, bias: Float32 | None, out: Float32, threads: int) -> Call:
-    """The same, 14 x 16."""
+    """The same, 14 x 32."""
     return _run("npk_wgemm", "NPK_AVX512", (weight.bits,), x, weight, bias, out, threads)
 
 
@@ -141,7 +142,7 @@ def _int8_generic(x: Float32, weight: PackedWeight, bias: Float32 | None, out: F
 
 @kernel("weight_gemm_int8", "c-avx2", requires={"native", "avx2"})
 def _int8_avx2(x: Float32, weight: PackedWeight, bias: Float32 | None, out: Float32, threads: int) -> Call:
-    """vpmaddubsw of nibbles and codes, 32 k in 16 bits, which cannot overflow; 6 x 16."""
+    """vpmaddubsw of nibbles and codes, 32 k in 16 bits, which cannot overflow; 4 x 16."""
     return _run("npk_wgemm_int8", "NPK_AVX2", (), x, weight, bias, out, threads)
 
 

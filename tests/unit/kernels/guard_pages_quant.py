@@ -28,7 +28,7 @@ def placed(area, x, at_end):
 def integers(rng, areas, m, n, k, at_end):
     """One product by every variant, packed and not; returns how many."""
     a = placed(areas[0], rng.integers(0, 255, (m, k), np.uint8, endpoint=True), at_end)
-    b = rng.integers(-128, 127, (k, n), np.int8, endpoint=True)
+    b = rng.integers(*((-128, 127), (-64, 64))[int(rng.integers(2))], (k, n), np.int8, endpoint=True)
     expected = a.astype(np.int64) @ b.astype(np.int64)
     packed = nk.prepack_int8(b)
     panels, sums = placed(areas[1], packed.panels, at_end), placed(areas[2], packed.sums, at_end)
@@ -72,7 +72,7 @@ def main(cases):
     """Draws ``cases`` shapes; every variant computes each at both placements."""
     rng, areas, ran = np.random.default_rng(7), [Guarded() for _ in range(5)], 0
     for _ in range(cases):
-        m, n, k = (int(x) for x in rng.integers(1, (30, 70, 600 if rng.random() < 0.2 else 70)))
+        m, n, k = (int(x) for x in rng.integers(1, (40, 70, 600 if rng.random() < 0.2 else 70)))
         for at_end in (False, True):
             ran += integers(rng, areas, m, n, k, at_end) + weights(rng, areas, m, n, k, at_end)
     print(ran)

@@ -31,6 +31,11 @@ static inline V v_set1(float x) {
         v.lane[i] = x;
     return v;
 }
+static inline V v_widen(int type, const uint16_t *x) {
+    V v;
+    gemm_widen_generic(type, 1, LANES, x, 0, v.lane, 0);
+    return v;
+}
 static inline V v_add(V a, V b) {
     for (int i = 0; i < LANES; i++)
         a.lane[i] += b.lane[i];

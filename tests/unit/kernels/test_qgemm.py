@@ -62,6 +62,24 @@ def test_extremes_do_not_saturate(variant, x, y):
         assert (nk.qgemm(a, np.full((k, n), y, np.int8), variant=variant) == x * y * k).all()
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("first", [128, 129, 100, -128, -129, -100])
+def test_pairs_of_weights_that_just_saturate_16_bits_and_just_do_not(variant, first):
+    """255 times a pair of one sign that sums to 128 fits 16 bits, to 129 it does not; others are mixed with them."""
+    rng = np.random.default_rng(6)
+    sign = 1 if first > 0 else -1
+    for m, n, k in [(32, 16, 8), (33, 50, 1030), (100, 17, 515), (193, 33, 77)]:
+        high = rng.integers(max(0, abs(first) - 127), 128, (k // 2 + 1, n))
+        b = np.stack([high, abs(first) - high], 1).reshape(-1, n)[:k] * sign
+        b[rng.random((k, n)) < 0.3] = 0
+        b[: k // 2, n // 2 :] = rng.integers(-64, 65, (k // 2, n - n // 2))
+        b = b.astype(np.int8)
+        for a in (np.full((m, k), 255, np.uint8), _draw(rng, "uint8", m, k)):
+            assert np.array_equal(nk.qgemm(a, b, variant=variant, threads=2), _exact(a, b)), (m, n, k)
+            unsigned = (b.astype(np.int16) + 128).astype(np.uint8)
+            assert np.array_equal(nk.qgemm(a, unsigned, b_zero=128, variant=variant), _exact(a, b))
+
+
 def test_a_k_that_could_overflow_is_refused_and_the_last_one_that_cannot_is_not():
     for dtype, limit, value in (("int8", 131071, -128), ("uint8", 65793, 255)):
         b = np.full((limit, 1), -128, np.int8)

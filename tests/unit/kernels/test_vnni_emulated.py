@@ -29,9 +29,9 @@ pytestmark = [
 def library(tmp_path_factory):
     target = tmp_path_factory.mktemp("emulated") / "libquantised.so"
     names = {"NPK_SIMD_VNNI": "qgemm_vnni", "NPK_WGEMM_VNNI": "wgemm_vnni", "NPK_WGEMM_AVX512": "wgemm_avx512"}
-    sources = [
-        path for folder in ("common", "formats", "qgemm", "wgemm") for path in sorted(ROOT.glob(f"csrc/{folder}/*.c"))
-    ]
+    names["NPK_SIMD_AVX512"] = "simd"
+    folders = ("common", "formats", "gemm", "qgemm", "wgemm")
+    sources = [path for folder in folders for path in sorted(ROOT.glob(f"csrc/{folder}/*.c"))]
     command = [COMPILER, *FLAGS, "-shared", "-mfma", "-mavx2"]
     command += [f'-D{macro}="{HERE / name}_emulated.h"' for macro, name in names.items()]
     subprocess.run([*command, *map(str, sources), "-o", str(target), "-lm"], check=True, capture_output=True)

@@ -20,6 +20,6 @@ typedef Ints P;
 #define i_set1 ints_set1
 #define i_of ints_of
 #define i_quad ints_quad
-#define p_zero() ints_set1(0)
+#define p_start(offset) ints_set1((int16_t)((offset) & 0xFFFF) + ((offset) >> 16))
 #define p_dot ints_dot
 #define p_sum(p) (p)
