@@ -67,7 +67,8 @@ class Result:
         if self.source == "vendor":
             return f"{self.source}, {seen.model.name}, {seen.chip.name}"
         if seen.scenario:
-            return f"{self.source}, {seen.scenario}, {seen.model.name}, {_chip(seen)}"
+            other = "" if seen.software in (None, "trtllm") else f", {seen.software}"
+            return f"{self.source}, {seen.scenario}, {seen.model.name}, {_chip(seen)}{other}"
         return f"{self.source}, {seen.software or 'other'}, {_chip(seen)}"
 
 
@@ -105,8 +106,7 @@ def results(data: Path, sources: Iterable[str] = tuple(SOURCES), jobs: int = 1) 
     parts: dict[tuple[str, ...], list[Observation]] = {}
     for source in sources:
         for run in observed(source, data):
-            software = "" if run.scenario else run.software or ""  # scenarios of a chip share their placement
-            parts.setdefault((source, run.chip.name, run.model.name, software), []).append(run)
+            parts.setdefault((source, run.chip.name, run.model.name, run.software or ""), []).append(run)
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         found = pool.map(_predicted, [source for source, *_ in parts], parts.values())
         return aside_batches(aside_models([one for part in found for one in part]))
@@ -268,7 +268,7 @@ def program_errors(found: Sequence[Result]) -> dict[str, dict[str, float]]:
     """``errors_pct`` of ``constants.yaml``: mean absolute errors by program and state, in percent.
 
     Calibrated: of the runs of the fit. Transferred: of the same runs with constants of the other chips; for the program
-    of the vendor's tables, whose host time is zero, of MLPerf's runs on chips it was not learned on.
+    of the vendor's tables, whose host time is zero, of MLPerf's dense model on chips it was not learned on.
     """
     errors = {}
     for program in programs_of(found):
@@ -279,7 +279,8 @@ def program_errors(found: Sequence[Result]) -> dict[str, dict[str, float]]:
                 "transferred": fmean(abs(one.aside or 0.0) for one in fitted),
             }
     vendor = [one.auto.error_pct for one in found if one.source == "vendor"]
-    others = [one.auto.error_pct for one in found if one.source == "MLPerf v4.1" and one.auto.state == "transferred"]
+    others = [one.auto.error_pct for one in found if one.source == "MLPerf v4.1" and one.auto.state == "transferred"
+              and one.auto.seen.software == "trtllm" and not one.auto.seen.model.moe]  # fmt: skip
     known = {"calibrated": vendor, "transferred": others}
     shown = {state: [value for value in values if value is not None] for state, values in known.items()}
     if all(shown.values()):

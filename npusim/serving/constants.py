@@ -68,6 +68,7 @@ class Program(Spec):
     Args:
         title: which versions.
         default: may be taken where no program is named.
+        vendors: whose chips it runs on; empty: any.
         kernels: software stacks whose calibration documents price its operators, the best first.
         usable: share of the described memory that weights, a step and the cache fill.
         errors_pct: of throughput.
@@ -76,10 +77,15 @@ class Program(Spec):
 
     title: str
     default: bool = False
+    vendors: tuple[str, ...] = ()
     kernels: tuple[str, ...]
     usable: Parameter
     errors_pct: Errors
     host: tuple[Host, ...]
+
+    def suits(self, chip: Chip) -> bool:
+        """Whether it may be taken for a chip without being named."""
+        return self.default and (not self.vendors or chip.vendor in self.vendors)
 
     def host_of(self, chip: Chip) -> tuple[Host, State] | None:
         """Host time for a chip, its own before its classes', and how far it had to reach."""
@@ -136,7 +142,7 @@ def learned(
                   weights=fmt.weights, activations=fmt.activations, kv=fmt.kv)  # fmt: skip
     documents = Calibrations(calibration)
     if software is None or software in known:
-        names = [software] if software else [name for name, program in known.items() if program.default]
+        names = [software] if software else [name for name, program in known.items() if program.suits(chip)]
         pairs = [(name, stack) for name in names for stack in known[name].kernels]
         # Kernels of a program, where the chip or its narrowest class has any; otherwise those that it has.
         here = documents.stacks_of(chip, ("gemm",))
@@ -156,11 +162,11 @@ def learned(
     errors = known[name].errors_pct
     if "transferred" in (state, reach):
         state = "transferred"
+    error = errors.calibrated if state == "calibrated" else errors.transferred
     return Constants(
         host_s=host.host_s.value, exchange_s=host.exchange_s.value, sequence_s=host.sequence_s.value,
         usable=known[name].usable.value,
-        kernels=Kernels(calibration, stack, state, name,
-                        errors.calibrated if state == "calibrated" else errors.transferred),
+        kernels=Kernels(calibration, stack, state, name, None if model.moe else error),  # runs were of dense models
     )  # fmt: skip
 
 

@@ -138,7 +138,9 @@ def _scenario(seen: Observation, constants: Constants) -> Scored:
     ``LEAST_S`` at least, so the samples are repeated until they last that long.
     """
     same: dict[str, Any] = {"precision": seen.precision, "rules": SCENARIO_RULES, "constants": constants}
-    place, rate = _once((seen.chip, seen.model, seen.precision, seen.chips), _PLACES, lambda: _placed(seen, same))
+    place, rate = _once(
+        (seen.chip, seen.model, seen.precision, seen.chips, seen.software), _PLACES, lambda: _placed(seen, same)
+    )
     samples = PLACED_BY
     if seen.scenario == "offline":
         samples = math.ceil(max(load_scenarios().of(seen.model.name)[1].samples, rate * LEAST_S) / place.replicas)

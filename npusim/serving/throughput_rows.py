@@ -47,7 +47,10 @@ _BENCHMARKS = {
     "llama2-70b": "llama-2-70b", "llama3.1-8b": "llama-3.1-8b", "llama3.1-405b": "llama-3.1-405b",
     "mixtral-8x7b": "mixtral-8x7b", "deepseek-r1": "deepseek-r1",
 }  # fmt: skip
-_OTHER_BOARDS = re.compile(r"MaxQ|NVL(?!\d)|PCIe(?!_48GB)|ESC8000A", re.IGNORECASE)  # other power limits or boards
+# Other power limits or boards; the two ESC names are of H100 NVL by their descriptions in the results' repository.
+_OTHER_BOARDS = re.compile(r"MaxQ|NVL(?!\d)|PCIe(?!_48GB)|ESC[48]000A", re.IGNORECASE)
+# What submissions ran where the name of the system does not say: "framework" of their descriptions.
+_FRAMEWORKS = {"NVIDIA": "trtllm", "AMD": "vllm"}
 _MEMORY = re.compile(r"(\d{2,3})\s?GB", re.IGNORECASE)
 _COUNT = re.compile(r"[xX](\d{1,3})(?=[_\s]|$)|(?:^|[^0-9A-Za-z])(\d{1,3})[xX](?=[\s_]?[A-Za-z])")
 # Formats of submissions by the rate a chip must have, the smallest first; NVIDIA's own goes before the common one.
@@ -222,7 +225,7 @@ def _result(row: Mapping[str, str]) -> Observation:
     precision = next((name for rate, name in _SUBMITTED if rate in rates), "bf16")
     if precision == "nvfp4" and chip.vendor != "NVIDIA":
         precision = "mxfp4"
-    software = "trtllm" if chip.vendor == "NVIDIA" else None
+    software = "vllm" if "vllm" in system.lower() else _FRAMEWORKS.get(chip.vendor)
     label = f"{chips} x {chip.name}"
     return Observation(chip, _model(_BENCHMARKS[benchmark]), precision, chips, value, software=software,
                        scenario=name, label=label)  # fmt: skip

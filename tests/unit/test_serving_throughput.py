@@ -16,13 +16,14 @@ from npusim.cost import estimate
 from npusim.errors import InputError, Problem
 from npusim.llm import decode, precision
 from npusim.models import load_model
-from npusim.serving import throughput
+from npusim.serving import steps, throughput
 from npusim.serving.constants import described, learned
 from npusim.serving.documented import Kernels
 from npusim.serving.placement import Placement
 from npusim.serving.steps import UNFITTED, Constants, Shape, step_times
 from npusim.serving.throughput import Observation, known_precision, score
 from npusim.serving.throughput_rows import board_of, deduplicated, program_of, read
+from npusim.workload import Workload
 
 HEAD = "device,num_devices,software,model,precision,batch,input_len,output_len,latency_s,throughput_tok_s"
 MLPERF = "round,division,system,model,scenario,valid,tokens_per_s"
@@ -71,11 +72,17 @@ def test_results_of_mlperf(tmp_path: Path):
         "v4.1,open,DGX-H100_H100-SXM-80GBx8_TRT,llama2-70b-99,Server,True,2",
         "v4.1,closed,SR675_V3_8xH100_NVL_TRT,llama2-70b-99,Server,True,3",
         "v4.1,closed,DGX-H100_H100-SXM-80GBx8_TRT,gptj-99,Offline,True,4",
+        "v4.1,closed,ESC4000A_E12_4XH100_TRT,llama2-70b-99,Offline,True,5",
+        "v4.1,closed,CDI_L40Sx8_TRT,llama2-70b-99,Offline,True,3700",
+        "v4.1,closed,vLLM_8xL40S-reference,llama2-70b-99,Offline,True,900",
     ]))  # fmt: skip
     runs, skipped = read(table)
-    found = {(run.chip.name, run.scenario): (run.chips, run.tokens_per_s) for run in deduplicated(runs)}
-    assert found == {("h100", "offline"): (8, 24500.0), ("mi300x", "server"): (8, 22000.0)}
-    assert sum(skipped.values()) == 4
+    found = {(run.chip.name, run.scenario, run.software): (run.chips, run.tokens_per_s) for run in deduplicated(runs)}
+    assert found == {
+        ("h100", "offline", "trtllm"): (8, 24500.0), ("mi300x", "server", "vllm"): (8, 22000.0),
+        ("l40s", "offline", "trtllm"): (8, 3700.0), ("l40s", "offline", "vllm"): (8, 900.0),
+    }  # fmt: skip
+    assert sum(skipped.values()) == 5
 
 
 def test_a_board_with_other_memory_is_that_chip_with_it():
@@ -124,6 +131,25 @@ def test_documents_reach_every_part_of_a_step():
     assert abs(alone / float(np.asarray(whole.time_s)) - 1) > 0.05  # the chip file alone says something else
 
 
+@pytest.mark.parametrize(
+    ("name", "fmt", "tp", "ep"),
+    [("mixtral-8x7b", "fp8", 2, 1), ("qwen3-30b-a3b", "bf16", 1, 1), ("deepseek-v3", "fp8", 8, 8),
+     ("llama-3.1-8b", "fp8", 1, 1)],
+)  # fmt: skip
+def test_documented_tables_are_close_between_their_nodes(name: str, fmt: str, tp: int, ep: int):
+    """Kernels have steps at multiples of their tiles: a table that missed them was up to 10 % off."""
+    chip, model = load_chip("h100"), load_model(name)
+    shape = Shape(model, chip, precision(fmt), tp=tp, ep=ep, max_tokens=1100, max_sequences=4, max_context=256)
+    constants = Constants(kernels=Kernels("auto", "trtllm"))
+    common = step_times(shape).table(constants).common[:, 0]
+    tokens = np.unique(np.random.default_rng(7).integers(1, 1101, 250))
+    part = Workload("part", tuple(steps._common_ops(shape, tokens)))
+    found = estimate(part, chip, "tile", calibration="auto", software="trtllm").ops
+    exact = np.broadcast_to(np.asarray(sum(cost.time_s for cost in found)), tokens.shape)
+    assert np.max(np.abs(common[tokens] / exact - 1)) < 0.012
+    assert np.mean(np.abs(common[tokens] / exact - 1)) < 0.001
+
+
 def test_host_time_counts_exchanges_and_sequences():
     chip, model = load_chip("h100"), load_model("llama-3.1-8b")
     shape = Shape(model, chip, precision("bf16"), tp=4, max_tokens=64, max_sequences=16, max_context=512)
@@ -140,6 +166,11 @@ def test_constants_say_how_far_they_reach():
     other = learned(load_chip("h200"), model, fmt)
     assert other.kernels is not None and other.kernels.state == "transferred"
     assert other.kernels.error_pct is not None and other.kernels.error_pct > known["error_pct"]
+    experts = learned(load_chip("h100"), load_model("mixtral-8x7b"), fmt).kernels
+    assert experts is not None and (experts.state, experts.software) == ("calibrated", "trtllm")
+    assert experts.error_pct is None  # no run of such a model was met
+    amd = learned(load_chip("mi300x"), model, fmt).kernels
+    assert amd is not None and amd.program == "vllm"  # the other program does not run there
     nobody = learned(load_chip("npu-2pf"), model, fmt)
     assert nobody.kernels is not None and nobody.kernels.state == "uncalibrated"
     assert replace(nobody, kernels=None) == UNFITTED  # the chip file alone speaks
