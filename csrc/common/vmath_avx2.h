@@ -8,7 +8,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { LANES = 8 };
+enum { LANES = 8, V_FUSED = 1 };
 typedef __m256 V;
 typedef __m256 M;
 #define TARGET __attribute__((target("avx2,fma,f16c")))
@@ -36,17 +36,18 @@ typedef __m256 M;
 /* The larger of numbers that are not negative; NaN is the largest. */
 #define v_largest_of(a, b) _mm256_castsi256_ps(_mm256_max_epu32(_mm256_castps_si256(a), _mm256_castps_si256(b)))
 
-TARGET NPK_INLINE V v_ldexp(V x, V n) {
-    __m256i whole = _mm256_cvtps_epi32(n), bias = _mm256_set1_epi32(127);
-    __m256i half = _mm256_srai_epi32(whole, 1), rest = _mm256_sub_epi32(whole, half);
-    __m256i first = _mm256_slli_epi32(_mm256_add_epi32(half, bias), 23);
-    __m256i second = _mm256_slli_epi32(_mm256_add_epi32(rest, bias), 23);
-    return v_mul(v_mul(x, _mm256_castsi256_ps(first)), _mm256_castsi256_ps(second));
+TARGET NPK_INLINE V v_scale(V x, V t) {
+    __m256i exponent = _mm256_slli_epi32(_mm256_castps_si256(t), 20);
+    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x), exponent));
 }
 
-TARGET NPK_INLINE V v_scale(V x, V t) {
-    __m256i exponent = _mm256_slli_epi32(_mm256_castps_si256(t), 23);
-    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x), exponent));
+TARGET NPK_INLINE V v_lookup(const float table[8], V index) {
+    return _mm256_permutevar8x32_ps(_mm256_load_ps(table), _mm256_castps_si256(index));
+}
+
+TARGET NPK_INLINE V v_interval(V z) {
+    __m256i bits = _mm256_add_epi32(_mm256_castps_si256(z), _mm256_set1_epi32(1 << 21));
+    return _mm256_castsi256_ps(_mm256_srli_epi32(bits, 22));
 }
 
 static const int32_t V_TAIL[2 * LANES] = {-1, -1, -1, -1, -1, -1, -1, -1};

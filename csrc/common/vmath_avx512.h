@@ -8,7 +8,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { LANES = 16 };
+enum { LANES = 16, V_FUSED = 1 };
 typedef __m512 V;
 typedef __mmask16 M;
 #define TARGET __attribute__((target("avx512f")))
@@ -31,14 +31,24 @@ typedef __mmask16 M;
 #define v_and(a, b) _mm512_castsi512_ps(_mm512_and_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b)))
 #define v_or(a, b) _mm512_castsi512_ps(_mm512_or_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b)))
 #define v_bits(u) _mm512_castsi512_ps(_mm512_set1_epi32((int32_t)(u)))
-#define v_ldexp _mm512_scalef_ps
 #define v_product_error(a, b, product) _mm512_fmsub_ps(a, b, product)
 /* The larger of numbers that are not negative; NaN is the largest. */
 #define v_largest_of(a, b) _mm512_castsi512_ps(_mm512_max_epu32(_mm512_castps_si512(a), _mm512_castps_si512(b)))
 
 TARGET NPK_INLINE V v_scale(V x, V t) {
-    __m512i exponent = _mm512_slli_epi32(_mm512_castps_si512(t), 23);
+    __m512i exponent = _mm512_slli_epi32(_mm512_castps_si512(t), 20);
     return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(x), exponent));
+}
+
+/* The table twice: four bits choose. */
+TARGET NPK_INLINE V v_lookup(const float table[8], V index) {
+    __m512d twice = _mm512_broadcast_f64x4(_mm256_load_pd((const double *)table));
+    return _mm512_permutexvar_ps(_mm512_castps_si512(index), _mm512_castpd_ps(twice));
+}
+
+TARGET NPK_INLINE V v_interval(V z) {
+    __m512i bits = _mm512_add_epi32(_mm512_castps_si512(z), _mm512_set1_epi32(1 << 21));
+    return _mm512_castsi512_ps(_mm512_srli_epi32(bits, 22));
 }
 
 TARGET NPK_INLINE __mmask16 v_tail(int64_t count) { return (__mmask16)((1u << count) - 1); }

@@ -15,6 +15,11 @@
 #endif
 
 enum { LANES = NPK_VMATH_BYTES / 4 };
+#ifdef NPK_VMATH_FUSED
+enum { V_FUSED = 1 };
+#else
+enum { V_FUSED = 0 };
+#endif
 typedef float V __attribute__((vector_size(NPK_VMATH_BYTES)));
 typedef int32_t M __attribute__((vector_size(NPK_VMATH_BYTES)));
 typedef uint32_t U __attribute__((vector_size(NPK_VMATH_BYTES)));
@@ -70,13 +75,16 @@ NPK_INLINE V v_product_error(V a, V b, V product) {
 /* The larger of numbers that are not negative; NaN is the largest. */
 NPK_INLINE V v_largest_of(V a, V b) { return v_select((M)a > (M)b, a, b); }
 
-NPK_INLINE V v_scale(V x, V t) { return (V)((U)x + ((U)t << 23)); }
+NPK_INLINE V v_scale(V x, V t) { return (V)((U)x + ((U)t << 20)); }
 
-NPK_INLINE V v_ldexp(V x, V n) {
-    V magic = v_set1(12582912.0f);
-    M whole = (M)(n + magic) - (M)magic, half = whole >> 1, rest = whole - half;
-    return x * (V)((U)(half + 127) << 23) * (V)((U)(rest + 127) << 23);
+NPK_INLINE V v_lookup(const float table[8], V index) {
+    V found;
+    for (int i = 0; i < LANES; i++)
+        found[i] = table[((U)index)[i] & 7];
+    return found;
 }
+
+NPK_INLINE V v_interval(V z) { return (V)(((U)z + (1u << 21)) >> 22); }
 
 NPK_INLINE V v_load_part(const float *x, int64_t count, V fill) {
     memcpy(&fill, x, (size_t)count * sizeof(float));

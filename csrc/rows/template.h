@@ -128,7 +128,7 @@ TARGET NPK_INLINE void rmsnorm(const int type, const bool stream, const rows_arg
 /* What softmax needs to know about a row. */
 typedef struct {
     V top;     /* the largest element in all lanes */
-    bool near; /* all elements are within V_NEAR_exp of it */
+    bool near; /* all elements are within V_NEAR_exp_brief of it */
 } row_range;
 
 TARGET NPK_INLINE row_range range_of(const int type, const rows_args *a, const char *x) {
@@ -144,11 +144,11 @@ TARGET NPK_INLINE row_range range_of(const int type, const rows_args *a, const c
 #undef MAX
     const V top = v_set1(v_hmax(v_max(v_max(acc[0], acc[2]), v_max(acc[1], acc[3]))));
     const V all = v_largest_of(v_largest_of(size[0], size[2]), v_largest_of(size[1], size[3]));
-    return (row_range){top, v_within(v_add(all, v_abs(top)), V_NEAR_exp)};
+    return (row_range){top, v_within(v_add(all, v_abs(top)), V_NEAR_exp_brief)};
 }
 
-/* exp(x - top), within V_NEAR_exp of 1, of all whole steps of a row, summed into acc and stored when `keep`; returns
- * where the next element is. Each pair of vectors begins while the pair before it ends, see v_begun. */
+/* exp(x - top), all within V_NEAR_exp_brief of the top, of all whole steps of a row, summed into acc and stored when
+ * `keep`; returns where the next element is. Each pair of vectors begins while the pair before it ends, see v_begun. */
 TARGET NPK_INLINE int64_t near_steps(const int type, const bool stream, const bool keep, const rows_args *a,
                                      const char *x, int64_t row, const V top, float *kept, V acc[UNROLL]) {
     const int64_t step = UNROLL * LANES, end = a->cols / step * step;

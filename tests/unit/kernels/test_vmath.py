@@ -13,7 +13,31 @@ from npukernels.activations import REFERENCES
 from npukernels.cases_rows import activation_bound
 
 SOAK = bool(os.environ.get("NPUSIM_SOAK"))
-EDGES = (0.0, 0.6, 12.5, 14.6, 80.0, 87.0, 87.33655, 88.72283, 88.72284, 103.97, 104.0, 1e-38, 1e-45, 3.4e38, np.inf)
+EDGES = (
+    0.0,
+    0.25,
+    0.6,
+    0.75,
+    1.5,
+    2.5,
+    4.0,
+    6.0,
+    9.0,
+    12.5,
+    14.6,
+    16.0,
+    50.0,
+    87.0,
+    87.33655,
+    88.72283,
+    88.72284,
+    103.97,
+    104.0,
+    1e-38,
+    1e-45,
+    3.4e38,
+    np.inf,
+)
 NATIVE = [(op, v) for op in REFERENCES for v in nk.variants(op) if v.startswith("c-")]
 
 
