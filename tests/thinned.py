@@ -1,4 +1,4 @@
-"""A pytest plugin for runs that are many times slower: ``EVERY=7`` keeps every seventh of the long lists of a test file."""
+"""A pytest plugin for runs that are many times slower: ``EVERY=7`` keeps every seventh of a file's long lists."""
 
 import os
 
