@@ -37,7 +37,16 @@ int conv_check(int isa, const npk_conv_shape *s, int64_t depth, int64_t filters,
         || !product(&bytes, (int64_t[]){s->kernel_height, s->kernel_width, depth}, 3))
         return NPK_EOVERFLOW;
     *taps = bytes / (int64_t)sizeof(float);
-    return gemm_context(isa) ? NPK_OK : NPK_EUNSUPPORTED;
+    return gemm_context(isa) && conv_for(isa) ? NPK_OK : NPK_EUNSUPPORTED;
+}
+
+const conv_kernels *conv_for(int isa) {
+    switch (isa) {
+    case NPK_GENERIC: return conv_generic();
+    case NPK_AVX2: return conv_avx2();
+    case NPK_AVX512: return conv_avx512();
+    default: return NULL;
+    }
 }
 
 /* The rows of the left factor: row i is output pixel i, step p is channel p % depth of tap p / depth. */
