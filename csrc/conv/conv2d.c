@@ -2,8 +2,7 @@
  * pixels under the kernel, a panel of output pixels at a time (implicit GEMM: Chetlur et al., cuDNN, 2014). */
 #include <string.h>
 
-#include "../gemm/gemm.h"
-#include "conv.h"
+#include "direct.h"
 
 static bool product(int64_t *total, const int64_t *sizes, int count) {
     *total = sizeof(float);
@@ -37,7 +36,16 @@ int conv_check(int isa, const npk_conv_shape *s, int64_t depth, int64_t filters,
         || !product(&bytes, (int64_t[]){s->kernel_height, s->kernel_width, depth}, 3))
         return NPK_EOVERFLOW;
     *taps = bytes / (int64_t)sizeof(float);
-    return gemm_context(isa) ? NPK_OK : NPK_EUNSUPPORTED;
+    return gemm_context(isa) && conv_for(isa) ? NPK_OK : NPK_EUNSUPPORTED;
+}
+
+const conv_kernels *conv_for(int isa) {
+    switch (isa) {
+    case NPK_GENERIC: return conv_generic();
+    case NPK_AVX2: return conv_avx2();
+    case NPK_AVX512: return conv_avx512();
+    default: return NULL;
+    }
 }
 
 /* The rows of the left factor: row i is output pixel i, step p is channel p % depth of tap p / depth. */
@@ -90,12 +98,28 @@ int npk_conv2d(int isa, const npk_conv_shape *s, const float *x, const float *w,
     }
     if (!x || !w)
         return NPK_EINVAL;
+    const gemm_ctx *ctx = gemm_context(isa);
+    const conv_kernels *kernels = conv_for(isa);
+    gemm_args size = {.m = pixels, .n = filters, .k = taps};
+    threads = gemm_useful_threads(&size, threads);
+    conv_block block;
+    bool plain = s->kernel_height == 1 && s->kernel_width == 1 && s->stride_y == 1 && s->stride_x == 1
+                 && s->out_height == s->height && s->out_width == s->width && s->pad_top == 0 && s->pad_left == 0;
+    bool direct = !plain && conv_direct_block(ctx, kernels, s, threads, &block);
     for (int64_t g = 0; g < s->groups && status == NPK_OK; g++) {
-        patches source = {{fill}, s, x + g * depth, depth};
-        gemm_args args = {.m = pixels, .n = filters, .k = taps, .lines = &source.lines,
-                          .b = {w + g * filters, s->filters, 1, NPK_GEMM_F32}, .c = out + g * filters,
-                          .rsc = s->filters, .csc = 1};
-        status = gemm_run(gemm_context(isa), &args, NPK_GEMM_F32, threads);
+        const float *image = x + g * depth, *weights = w + g * filters;
+        if (direct) {
+            status = conv_direct(ctx, kernels, s, &block, image, weights, out + g * filters, threads);
+            continue;
+        }
+        patches source = {{fill}, s, image, depth};
+        gemm_args args = {.m = pixels, .n = filters, .k = taps, .b = {weights, s->filters, 1, NPK_GEMM_F32},
+                          .c = out + g * filters, .rsc = s->filters, .csc = 1};
+        if (plain)
+            args.a = (gemm_matrix){image, s->channels, 1, NPK_GEMM_F32};
+        else
+            args.lines = &source.lines;
+        status = gemm_run(ctx, &args, NPK_GEMM_F32, threads);
     }
     return status;
 }
