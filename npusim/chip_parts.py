@@ -116,6 +116,12 @@ class Vector(Spec):
     clock_hz: Hertz | None = Field(None, alias="clock")
     rates: Annotated[dict[str, Number], _rates("vector")] = {"add": 1.0}
     overlaps_matrix: bool = True
+    overlaps_scores: bool | None = None  # attention's softmax beside the engine; None: as overlaps_matrix
+
+    @property
+    def hides_softmax(self) -> bool:
+        """Whether the engine multiplies while the softmax of attention runs."""
+        return self.overlaps_matrix and self.overlaps_scores is not False
 
     @model_validator(mode="after")
     def _has_base_rate(self) -> Vector:

@@ -124,7 +124,7 @@ class _Attention:
         self.rows, self.keys = tile.attention_block(op, chip, work)
         self.figures = tile.machine(chip)
         self.unit = tile.c_chip(tile.engine(chip, op.matrix_format), self.figures)
-        self.overlap = chip.core.vector.overlaps_matrix
+        self.overlap = chip.core.vector.hides_softmax
         self.key_dim, self.value_dim = int(op.dims["head_dim"]), int(op.dims["v_head_dim"])
         self.token_bytes = float(read_width(op.dims)) * dtypes.bits(op.formats["kv"]) / 8
         self.items = _items(op, chip, self.rows, self.keys, most_tasks)

@@ -500,7 +500,7 @@ def _block_fits(op: Op, chip: Chip, figures: Machine, rows: int, keys: int) -> b
     width = float(np.max(read_width(op.dims)))
     # The engine makes the next block's scores while the vector unit works on this one's.
     assert chip.core.vector is not None
-    scores = 2 * keys if chip.core.vector.overlaps_matrix else keys
+    scores = 2 * keys if chip.core.vector.hides_softmax else keys
     stationary = 4 * rows * (key_dim + value_dim + scores)
     return stationary + figures.buffers * keys * width * _cache_bytes(op) <= figures.core_bytes
 
@@ -531,7 +531,7 @@ def _blocked(
     rounds = np.ceil(items * split / chip.cores) * np.ceil(steps / split)
 
     matrix_s, vector_s = rounds * cycles / chip.clock_hz, rounds * softmax_s(chip, rows * keys)
-    busy = np.maximum(matrix_s, vector_s) if chip.core.vector.overlaps_matrix else matrix_s + vector_s
+    busy = np.maximum(matrix_s, vector_s) if chip.core.vector.hides_softmax else matrix_s + vector_s
 
     step_bytes = keys * token_bytes
     # One pass of a group's keys through the shared memory serves the blocks in flight; the next finds what it holds.

@@ -122,7 +122,7 @@ def _describe_tiles(c: Any, op: Op, chip: Chip) -> None:
     unit = tile.c_chip(tile.engine(chip, op.matrix_format), figures)
     key_dim, value_dim = float(op.dims["head_dim"]), float(op.dims["v_head_dim"])
     blocks = tile.fitting_blocks(op, chip)
-    c.blocks, c.overlap = len(blocks), chip.core.vector.overlaps_matrix
+    c.blocks, c.overlap = len(blocks), chip.core.vector.hides_softmax
     for index, (rows, keys) in enumerate(blocks):
         cycles = [
             _sim.lib.nps_tile_cycles(unit, rows, keys, key_dim),
