@@ -136,7 +136,7 @@ TARGET NPK_INLINE V v_tanh_end(V x, v_begun b) {
 }
 TARGET NPK_INLINE V v_tanh_far(V x) { return x; } /* NaN */
 
-/* x / (1 + exp(-y)) for y whose brief reduction with sign -1 is b; |y| < 87. */
+/* x / (1 + exp(-y)) for y whose reduction with sign -1 is b; |y| < 87. */
 TARGET NPK_INLINE V v_gated(V x, v_begun b) { return v_div(x, v_add(v_set1(1.0f), v_exp_of(-1.0f, b))); }
 
 /* The same for any y beyond that, and x of the sign of y, or constant. With e = exp(-|y|) that is x e / (1 + e) for
@@ -149,7 +149,7 @@ TARGET NPK_INLINE V v_gated_far(V x, V y) {
     return v_select(negative, v_mul(quotient, v_set1(0x1p-120f)), quotient);
 }
 
-TARGET NPK_INLINE v_begun v_sigmoid_begin(V x) { return v_reduce_brief(-1.0f, x); }
+TARGET NPK_INLINE v_begun v_sigmoid_begin(V x) { return v_reduce(-1.0f, x); }
 TARGET NPK_INLINE V v_sigmoid_end(V x, v_begun b) {
     (void)x;
     return v_gated(v_set1(1.0f), b);
