@@ -1,29 +1,18 @@
-"""Do convolutions sum in the order that docs/kernels-gemm.md states, wherever an element lies and whatever its block?
+"""Do convolutions sum in the order that docs/kernels-gemm.md states, wherever an element lies?
 
-Also runs the AVX-512 sources: compiled with plain C vectors of 16 lanes instead of the intrinsics.
+test_avx512_emulated.py compares the AVX-512 code with the AVX2 code on the shapes of ``convolutions``.
 """
-
-import ctypes
-import os
-import shutil
-import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import npukernels as nk
-from npukernels import native
-from npukernels.convolution import _out_size, taps
+from npukernels.convolution import taps
 
-ROOT = Path(__file__).parents[3]
-HERE = Path(__file__).parent
-COMPILER = shutil.which(os.environ.get("CC") or "cc") or shutil.which("gcc") or shutil.which("clang")
 NATIVE = [v for v in nk.variants("conv2d") if v.startswith("c-")]
-AVX512 = 2
 
 
-def _draw(cases, seed):
+def convolutions(cases, seed):
     """Geometry and sizes: tiles, panels and blocks of k with and without remainders."""
     rng = np.random.default_rng(seed)
     for _ in range(cases):
@@ -36,19 +25,19 @@ def _draw(cases, seed):
         yield x, weights, {"stride": stride, "padding": pad, "dilation": dilation}
 
 
-def _geometry(stride, padding, dilation):
+def geometry(stride, padding, dilation):
     return (stride, stride), (padding, padding), dilation
 
 
 def _patches(x, w, steps):
     """The matrix of patches, (output pixels, kernel height x kernel width x channels)."""
-    pixels = [view for _, _, view in taps(x, w, _geometry(**steps))]
+    pixels = [view for _, _, view in taps(x, w, geometry(**steps))]
     return np.stack(pixels, axis=3).reshape(-1, w.shape[0] * w.shape[1] * w.shape[2])
 
 
 @pytest.mark.parametrize("variant", NATIVE)
 def test_conv2d_has_the_bits_of_the_product_with_the_patches(variant):
-    for x, w, steps in _draw(40, 3):
+    for x, w, steps in convolutions(40, 3):
         packed = nk.prepack(w.reshape(-1, w.shape[3]), variant=variant)
         expected = nk.gemm(_patches(x, w, steps), packed, variant=variant)
 
@@ -71,7 +60,7 @@ def test_a_kernel_too_wide_to_be_copied_has_the_same_bits(variant):
 @pytest.mark.parametrize("variant", NATIVE)
 def test_depthwise_elements_do_not_depend_on_where_they_lie(variant):
     """Borders against an image that is padded beforehand; a part of the channels; a part of the columns."""
-    for x, w, steps in _draw(60, 5):
+    for x, w, steps in convolutions(60, 5):
         w, pad = w[..., 0].copy(), steps["padding"]
         found = nk.depthwise_conv2d(x, w, **steps, variant=variant)
 
@@ -86,40 +75,3 @@ def test_depthwise_elements_do_not_depend_on_where_they_lie(variant):
         if cut.shape[2] > (w.shape[1] - 1) * steps["dilation"][1]:
             moved = nk.depthwise_conv2d(cut, w, **{**steps, "padding": 0}, variant=variant)
             assert np.array_equal(moved, found[:, :, 1:])
-
-
-@pytest.fixture(scope="module")
-def emulated(tmp_path_factory):
-    """Both entry points of the AVX-512 code, as functions of (x, w, steps, threads)."""
-    if COMPILER is None or not (ROOT / "csrc/conv").is_dir() or "fma" not in nk.cpu_features():
-        pytest.skip("no C compiler, no sources, or no multiply-add")
-    library = tmp_path_factory.mktemp("emulated") / "libconv.so"
-    command = [COMPILER, "-std=c11", "-O1", "-mfma", "-mavx2", "-ffp-contract=off", "-shared", "-fPIC", "-pthread"]
-    command += ["-Wno-psabi", *os.environ.get("CFLAGS", "").split()]
-    command += [f'-DNPK_SIMD_AVX512="{HERE / "simd_emulated.h"}"', f'-DNPK_VMATH_AVX512="{HERE / "vmath_emulated.h"}"']
-    sources = sorted(p for folder in ("common", "gemm", "conv") for p in (ROOT / "csrc" / folder).glob("*.c"))
-    subprocess.run([*command, *map(str, sources), "-o", str(library), "-lm"], check=True, capture_output=True)
-    functions, ffi = ctypes.CDLL(str(library)), native.require_native().ffi
-
-    def run(entry, x, w, steps, threads):
-        geometry = _geometry(**steps)
-        stride, padding, dilation = geometry
-        out = np.full((x.shape[0], *_out_size(x, w, geometry), w.shape[-1]), np.nan, np.float32)
-        sizes = [*x.shape, w.shape[-1], *w.shape[:2], *stride, *dilation, *padding, *out.shape[1:3], 1]
-        shape = ffi.new("npk_conv_shape *", sizes)
-        address = ctypes.c_void_p(int(ffi.cast("intptr_t", shape)))
-        arrays = [ctypes.c_void_p(a.ctypes.data) for a in (x, w, out)]
-        assert getattr(functions, entry)(AVX512, address, *arrays, threads) == 0
-        return out
-
-    return run
-
-
-@pytest.mark.skipif("c-avx2" not in NATIVE, reason="this CPU or build lacks avx2 and fma")
-def test_avx512_code_rounds_as_avx2_does(emulated):
-    for x, w, steps in _draw(40, 7):
-        found = emulated("npk_conv2d", x, w, steps, 2)
-        assert np.array_equal(found, nk.conv2d(x, w, **steps, variant="c-avx2")), (x.shape, w.shape, steps)
-        w = w[..., 0].copy()
-        found = emulated("npk_depthwise_conv2d", x, w, steps, 2)
-        assert np.array_equal(found, nk.depthwise_conv2d(x, w, **steps, variant="c-avx2")), (x.shape, w.shape, steps)
