@@ -2,9 +2,10 @@
  * header.
  *
  * An element is one chain of v_fma from zero over the taps inside the image, in their order: the same for every
- * block, border and channel. A block is `cols` columns by `nv` vectors of channels; its CHAINS accumulators hide the
- * latency of the multiply-add, and each vector of weights serves all its columns. */
-enum { CHAINS = 8 };
+ * block, border and channel. A block is `cols` columns by `nv` vectors of channels, whose accumulators hide the latency
+ * of the multiply-add; each vector of weights serves all its columns. Two vectors, for rows and pixels that are a power
+ * of two apart share few sets of the cache, so that half a cache line would not be there when the other half is due. */
+enum { CHAINS = 12 }; /* accumulators of a block, at most */
 
 /* The taps of some output pixels: `y` rows of `x` taps, the first at `image` for the first pixel. */
 typedef struct {
@@ -52,12 +53,14 @@ TARGET NPK_INLINE void block(const int cols, const int nv, const bool part, cons
     }
 }
 
-TARGET NPK_INLINE void columns(const int cols, const tap_block *t, float *out) {
-    const int nv = CHAINS / cols;
+/* `nv` is even, or 1. */
+TARGET NPK_INLINE void columns(const int cols, const int nv, const tap_block *t, float *out) {
     int64_t c = 0;
     for (; c + nv * LANES <= t->channels; c += nv * LANES)
         block(cols, nv, false, t, c, LANES, out);
-    for (; nv > 1 && c + LANES <= t->channels; c += LANES)
+    for (; nv > 2 && c + 2 * LANES <= t->channels; c += 2 * LANES)
+        block(cols, 2, false, t, c, LANES, out);
+    for (; c + LANES <= t->channels; c += LANES)
         block(cols, 1, false, t, c, LANES, out);
     if (c < t->channels)
         block(cols, 1, true, t, c, t->channels - c, out);
@@ -99,13 +102,13 @@ TARGET static void depthwise(const npk_conv_shape *s, const float *image, const 
         } else {
             t.image = t.w = out; /* no tap, nothing is read */
         }
-        if (whole && run >= 8)
-            columns(8, &t, out), cols = 8;
-        else if (whole && run >= 4)
-            columns(4, &t, out), cols = 4;
+        if (whole && run >= 6)
+            columns(6, 2, &t, out), cols = 6;
+        else if (whole && run >= 3)
+            columns(3, 4, &t, out), cols = 3;
         else if (whole && run >= 2)
-            columns(2, &t, out), cols = 2;
+            columns(2, 4, &t, out), cols = 2;
         else
-            columns(1, &t, out), cols = 1;
+            columns(1, 8, &t, out), cols = 1;
     }
 }

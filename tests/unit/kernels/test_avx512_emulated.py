@@ -1,7 +1,7 @@
-"""Is the AVX-512 tile right? Runs on any CPU: its sources are compiled with plain C vectors instead.
+"""Is the AVX-512 code of products and convolutions right? Its sources are compiled with plain C vectors instead.
 
-All but the intrinsics of simd_avx512.h is the shipped code: the 14 x 32 tile for every number of rows,
-its packing widths, cache blocks and edges.
+All but the intrinsics of simd_avx512.h and vmath_avx512.h is the shipped code: the 14 x 32 tile for every number of
+rows, its packing widths, cache blocks and edges. It runs on any CPU.
 """
 
 import ctypes
@@ -13,6 +13,9 @@ import pytest
 from compiling import COMPILER, FLAGS
 
 import npukernels as nk
+from npukernels import native
+from npukernels.convolution import _out_size
+from tests.unit.kernels.test_convolution_order import convolutions, geometry
 
 ROOT = Path(__file__).parents[3]
 AVX512 = 2
@@ -25,14 +28,20 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def sgemm(tmp_path_factory):
+def library(tmp_path_factory):
     library = tmp_path_factory.mktemp("emulated") / "libemulated.so"
-    header = Path(__file__).with_name("simd_emulated.h")
-    sources = sorted([*ROOT.glob("csrc/common/*.c"), *ROOT.glob("csrc/gemm/*.c")])
-    command = [COMPILER, *FLAGS, "-shared", "-mfma", "-mavx2"]
-    command += [f'-DNPK_SIMD_AVX512="{header}"', *map(str, sources), "-o", str(library), "-lm"]
+    headers = {name: Path(__file__).with_name(f"{name.lower()}_emulated.h") for name in ("SIMD", "VMATH")}
+    sources = sorted(p for folder in ("common", "gemm", "conv") for p in ROOT.glob(f"csrc/{folder}/*.c"))
+    command = [COMPILER, *FLAGS, "-shared", "-mfma", "-mavx2", "-Wno-psabi"]
+    command += [f'-DNPK_{name}_AVX512="{header}"' for name, header in headers.items()]
+    command += [*map(str, sources), "-o", str(library), "-lm"]
     subprocess.run(command, check=True, capture_output=True, text=True)
-    function = ctypes.CDLL(str(library)).npk_sgemm
+    return ctypes.CDLL(str(library))
+
+
+@pytest.fixture(scope="module")
+def sgemm(library):
+    function = library.npk_sgemm
     size, pointer = ctypes.c_int64, ctypes.c_void_p
     operand = [pointer, size, size]
     function.argtypes = [ctypes.c_int, size, size, size, *operand, *operand, *operand, ctypes.c_int]
@@ -67,3 +76,23 @@ def test_it_rounds_as_the_avx2_tile_does(sgemm):
         a, b = nk.golden("gemm", m=m, n=n, k=k, seed=3).inputs
         for left, right in ((a, b), (np.asfortranarray(a), np.asfortranarray(b))):
             assert np.array_equal(sgemm(left, right, threads=2), nk.gemm(left, right, variant="c-avx2")), (m, n, k)
+
+
+def _convolution(function, x, w, steps):
+    (stride, padding, dilation), ffi = geometry(**steps), native.require_native().ffi
+    out = np.full((x.shape[0], *_out_size(x, w, geometry(**steps)), w.shape[-1]), np.nan, np.float32)
+    sizes = [*x.shape, w.shape[-1], *w.shape[:2], *stride, *dilation, *padding, *out.shape[1:3], 1]
+    shape = ffi.new("npk_conv_shape *", sizes)
+    pointers = [int(ffi.cast("intptr_t", shape)), *(a.ctypes.data for a in (x, w, out))]
+    assert function(AVX512, *map(ctypes.c_void_p, pointers), 2) == 0
+    return out
+
+
+@pytest.mark.skipif("c-avx2" not in nk.variants("conv2d"), reason="this CPU or build lacks avx2 and fma")
+def test_convolutions_round_as_the_avx2_code_does(library):
+    for x, w, steps in convolutions(40, 7):
+        found = _convolution(library.npk_conv2d, x, w, steps)
+        assert np.array_equal(found, nk.conv2d(x, w, **steps, variant="c-avx2")), (x.shape, w.shape, steps)
+        w = w[..., 0].copy()
+        found = _convolution(library.npk_depthwise_conv2d, x, w, steps)
+        assert np.array_equal(found, nk.depthwise_conv2d(x, w, **steps, variant="c-avx2")), (x.shape, w.shape, steps)
