@@ -13,4 +13,4 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for name in ("SHAPES", "LENGTHS", "SIZES", "FLOATS"):
             values = getattr(module, name, None)
             if isinstance(values, list | np.ndarray) and len(values) > 100:
-                setattr(module, name, values[::step])
+                setattr(module, name, values[::step].copy())
