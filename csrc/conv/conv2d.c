@@ -81,7 +81,9 @@ static void fill(const gemm_lines *lines, int64_t i, int64_t count, int64_t p, i
         fill_row((const patches *)lines, i + r, p, len, dst + r * ld);
 }
 
-int npk_conv2d(int isa, const npk_conv_shape *s, const float *x, const float *w, float *out, int threads) {
+/* By the weights w, or packed. */
+static int convolve(int isa, const npk_conv_shape *s, const float *x, const float *w, const float *packed, float *out,
+                    int threads) {
     int64_t taps;
     if (!s || s->groups < 1 || s->channels % s->groups || s->filters % s->groups)
         return NPK_EINVAL;
@@ -96,7 +98,7 @@ int npk_conv2d(int isa, const npk_conv_shape *s, const float *x, const float *w,
         memset(out, 0, (size_t)(pixels * s->filters) * sizeof(float));
         return NPK_OK;
     }
-    if (!x || !w)
+    if (!x || (!w && !packed))
         return NPK_EINVAL;
     const gemm_ctx *ctx = gemm_context(isa);
     const conv_kernels *kernels = conv_for(isa);
@@ -107,14 +109,14 @@ int npk_conv2d(int isa, const npk_conv_shape *s, const float *x, const float *w,
                  && s->out_height == s->height && s->out_width == s->width && s->pad_top == 0 && s->pad_left == 0;
     bool direct = !plain && conv_direct_block(ctx, kernels, s, threads, &block);
     for (int64_t g = 0; g < s->groups && status == NPK_OK; g++) {
-        const float *image = x + g * depth, *weights = w + g * filters;
+        const float *image = x + g * depth, *weights = packed ? NULL : w + g * filters;
         if (direct) {
-            status = conv_direct(ctx, kernels, s, &block, image, weights, out + g * filters, threads);
+            status = conv_direct(ctx, kernels, s, &block, image, weights, packed, out + g * filters, threads);
             continue;
         }
         patches source = {{fill}, s, image, depth};
         gemm_args args = {.m = pixels, .n = filters, .k = taps, .b = {weights, s->filters, 1, NPK_GEMM_F32},
-                          .c = out + g * filters, .rsc = s->filters, .csc = 1};
+                          .packed_b = packed, .packed_n = filters, .c = out + g * filters, .rsc = s->filters, .csc = 1};
         if (plain)
             args.a = (gemm_matrix){image, s->channels, 1, NPK_GEMM_F32};
         else
@@ -122,4 +124,13 @@ int npk_conv2d(int isa, const npk_conv_shape *s, const float *x, const float *w,
         status = gemm_run(ctx, &args, NPK_GEMM_F32, threads);
     }
     return status;
+}
+
+int npk_conv2d(int isa, const npk_conv_shape *s, const float *x, const float *w, float *out, int threads) {
+    return convolve(isa, s, x, w, NULL, out, threads);
+}
+
+int npk_conv2d_packed(int isa, const npk_conv_shape *s, const float *x, const float *packed, float *out,
+                      int threads) {
+    return s && s->groups != 1 ? NPK_EINVAL : convolve(isa, s, x, NULL, packed, out, threads);
 }

@@ -22,7 +22,9 @@ typedef struct {
     conv_walk walk;
     int64_t depth, filters, taps, step_k, down, across, parts;
     const float *x, *w;
-    float *packed, *out;
+    const float *packed;
+    float *packing; /* where `packed` is made */
+    float *out;
     _Atomic int status;
 } job;
 
@@ -138,11 +140,11 @@ static void pack(void *context, int64_t task) {
     int64_t p = task * j->step_k;
     gemm_matrix part = {j->w + p * j->s->filters, j->s->filters, 1, NPK_GEMM_F32};
     gemm_pack_block(j->ctx, j->filters, npk_min(j->step_k, j->taps - p), &part,
-                    j->packed + p * npk_round_up(j->filters, j->ctx->nr));
+                    j->packing + p * npk_round_up(j->filters, j->ctx->nr));
 }
 
 int conv_direct(const gemm_ctx *ctx, const conv_kernels *kernels, const npk_conv_shape *s, const conv_block *block,
-                const float *x, const float *w, float *out, int threads) {
+                const float *x, const float *w, const float *packed, float *out, int threads) {
     int64_t depth = s->channels / s->groups, filters = s->filters / s->groups;
     bool adjacent = s->dilation_x == 1;
     job j = {.s = s, .kernels = kernels, .ctx = ctx, .block = block, .depth = depth, .filters = filters,
@@ -152,10 +154,13 @@ int conv_direct(const gemm_ctx *ctx, const conv_kernels *kernels, const npk_conv
     j.walk = (conv_walk){.run = adjacent ? s->kernel_width * depth : depth, .runs = adjacent ? 1 : s->kernel_width,
                          .run_step = s->dilation_x * depth, .row_step = s->dilation_y * block->line * depth};
     j.step_k = gemm_block_k(ctx, j.taps);
-    j.packed = gemm_scratch(GEMM_PACKING, npk_round_up(filters, ctx->nr) * j.taps);
-    if (!j.packed)
-        return NPK_ENOMEM;
-    npk_parallel(threads, npk_ceil_div(j.taps, j.step_k), pack, &j);
+    if (!packed) {
+        packed = j.packing = gemm_scratch(GEMM_PACKING, npk_round_up(filters, ctx->nr) * j.taps);
+        if (!packed)
+            return NPK_ENOMEM;
+        npk_parallel(threads, npk_ceil_div(j.taps, j.step_k), pack, &j);
+    }
+    j.packed = packed;
     npk_parallel(threads, s->batch * j.down * j.across * j.parts, run_block, &j);
     return j.status;
 }

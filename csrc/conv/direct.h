@@ -15,8 +15,9 @@ typedef struct {
 bool conv_direct_block(const gemm_ctx *ctx, const conv_kernels *kernels, const npk_conv_shape *s, int threads,
                        conv_block *block);
 
-/* All images for one group, whose channels begin at x, filters at w and out. */
+/* All images for one group, whose channels begin at x, filters at w and out; `packed` are its weights as gemm_pack_b
+ * leaves them, or NULL. */
 int conv_direct(const gemm_ctx *ctx, const conv_kernels *kernels, const npk_conv_shape *s, const conv_block *block,
-                const float *x, const float *w, float *out, int threads);
+                const float *x, const float *w, const float *packed, float *out, int threads);
 
 #endif

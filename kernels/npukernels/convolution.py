@@ -8,11 +8,13 @@ import numpy as np
 
 from npukernels import native
 from npukernels.arguments import Array, array, contiguous, output, thread_count
+from npukernels.matmul import Packed
 from npukernels.registry import kernel, select
 from npukernels.shortcuts import Call, Held, Shortcut, call
 from npusim.errors import InputError, Problem
 
 _CONV = Shortcut(arrays=3, options=6, written=(2,))
+_PACKED = Shortcut(arrays=3, options=8, written=(2,))
 _DEPTHWISE = Shortcut(arrays=3, options=5, written=(2,))
 
 Pair: TypeAlias = int | tuple[int, int]
@@ -22,7 +24,7 @@ LIMIT = 2**31
 
 def conv2d(
     x: Array,
-    w: Array,
+    w: Array | Packed,
     *,
     stride: Pair = 1,
     padding: Pair = 0,
@@ -36,7 +38,7 @@ def conv2d(
 
     Args:
         x: float32, (batch, height, width, channels).
-        w: float32, (kernel height, kernel width, channels / groups, filters).
+        w: float32, (kernel height, kernel width, channels / groups, filters), or what ``prepack`` made of it.
         stride: s, of both axes or (y, x).
         padding: p, pixels of zeros on every side.
         dilation: d, distance of taps.
@@ -51,6 +53,8 @@ def conv2d(
     Raises:
         InputError: bad dtype, shape, geometry or ``out``.
     """
+    if type(w) is Packed:
+        return _conv2d_packed(x, w, stride, padding, dilation, groups, out, variant, threads)
     given = x, w, out, stride, padding, dilation, groups, variant, threads
     if (done := _CONV.run(*given)) is not None:
         return done
@@ -63,6 +67,30 @@ def conv2d(
         raise InputError(Problem(problem, "w", allowed="channels = groups x w.shape[2], filters in equal groups"))
     result = output(out, (x.shape[0], *_out_size(x, w, geometry), filters), "float32", x, w)
     _CONV.keep(given, select("conv2d", variant).run(x, w, geometry, groups, result, thread_count(threads)), result)
+    return result
+
+
+def _conv2d_packed(
+    x: Array, w: Packed, stride: Pair, padding: Pair, dilation: Pair, groups: int, out: Array | None,
+    variant: str | None, threads: Any,
+) -> Array:  # fmt: skip
+    given = x, w.data, out, w.variant, w.shape, stride, padding, dilation, groups, variant, threads
+    if (done := _PACKED.run(*given)) is not None:
+        return done
+    if variant is not None and select("conv2d", variant).variant != w.variant:
+        raise InputError(Problem(f"w is packed for variant {w.variant!r}, not {variant!r}", "variant"))
+    if w.variant not in _ISA:
+        weights = w.data.reshape(w.shape)
+        return conv2d(x, weights, stride=stride, padding=padding, dilation=dilation, groups=groups, out=out,
+                      variant=w.variant, threads=threads)  # fmt: skip
+    x = array(x, "x", ("float32",), (4,))
+    if len(w.shape) != 4 or x.shape[3] != w.shape[2] or _whole(groups, "groups", 1) != 1:
+        problem = f"x has {x.shape[3]} channels, the packed weights shape {w.shape}, groups is {groups}"
+        raise InputError(Problem(problem, "w", allowed="4 dimensions, as many channels, one group"))
+    geometry = _geometry(x, w, stride, padding, dilation)
+    result = output(out, (x.shape[0], *_out_size(x, w, geometry), w.shape[3]), "float32", x, w.data)
+    made = _call("npk_conv2d_packed", _ISA[w.variant], x, w, geometry, 1, result, thread_count(threads))
+    _PACKED.keep(given, made, result)
     return result
 
 
@@ -166,18 +194,23 @@ _register("c-avx2", "NPK_AVX2", {"native", "avx2", "fma", "f16c"})
 _register("c-avx512", "NPK_AVX512", {"native", "avx512f", "f16c"})
 
 
-def _call(entry: str, isa: str, x: Array, w: Array, geometry: Geometry, groups: int, out: Array, threads: int) -> Call:
+_ISA = {name: f"NPK_{name[2:].upper()}" for name in ("c-generic", "c-avx2", "c-avx512")}
+
+
+def _call(
+    entry: str, isa: str, x: Array, w: Array | Packed, geometry: Geometry, groups: int, out: Array, threads: int
+) -> Call:
     stride, padding, dilation = geometry
-    x, w = contiguous(x), contiguous(w)
+    x, weights = contiguous(x), w.data if isinstance(w, Packed) else contiguous(w)
     sizes = [*x.shape, out.shape[3], *w.shape[:2], *stride, *dilation, *padding, *out.shape[1:3], groups]
     shape = Held(native.require_native().ffi.new("npk_conv_shape *", sizes))
-    made = call(entry, native.constant(isa), shape, x, w, out, threads)
+    made = call(entry, native.constant(isa), shape, x, weights, out, threads)
     if made.status:
         native.raise_for_status(made.status, f"{entry[4:]} {x.shape} by {w.shape}")
     return made
 
 
-def _geometry(x: Array, w: Array, stride: Any, padding: Any, dilation: Any) -> Geometry:
+def _geometry(x: Array, w: Array | Packed, stride: Any, padding: Any, dilation: Any) -> Geometry:
     """Checks the steps, and that the kernel fits into the padded image."""
     geometry = (_pair(stride, "stride", 1), _pair(padding, "padding", 0), _pair(dilation, "dilation", 1))
     if 0 in w.shape[:2]:

@@ -50,12 +50,12 @@ class Packed:
 
     Args:
         variant: the variant of ``gemm`` that reads it.
-        shape: (k, n) of the matrix.
+        shape: (k, n) of the matrix, or that of the weights of ``conv2d``.
         data: its elements, float32; for variants without an order of their own, the matrix.
     """
 
     variant: str
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
     data: Array
 
 
@@ -106,30 +106,35 @@ def prepack(b: AnyArray, *, variant: str | None = None) -> Packed:
     """Puts constant weights into the order in which ``gemm`` reads them, so that it need not do so at every call.
 
     Args:
-        b: shape (k, n), any strides: float32, float16, or bfloat16 as uint16 codes.
-        variant: the variant of ``gemm`` that will read it; by default the fastest, or
+        b: shape (k, n), any strides: float32, float16, or bfloat16 as uint16 codes; or the weights of ``conv2d`` with
+            one group, float32, (kernel height, kernel width, channels, filters).
+        variant: the variant of ``gemm`` or ``conv2d`` that will read it; by default the fastest, or
             ``NPUKERNELS_VARIANT``.
 
     Returns:
-        What ``gemm`` takes as ``b``, with the same bits as result (but where ``gemm`` would compute dot products
-        along memory: docs/kernels-gemm.md). It holds a copy.
+        What ``gemm`` takes as ``b``, or ``conv2d`` as ``w``, with the same bits as result (but where ``gemm`` would
+        compute dot products along memory: docs/kernels-gemm.md). It holds a copy.
 
     Raises:
         InputError: bad dtype or shape, an unknown variant, or no memory.
     """
     b = _factor(b, "b")
+    if b.ndim == 4 and b.dtype == _F32:
+        packed = prepack(b.reshape(math.prod(b.shape[:3]), b.shape[3]), variant=variant)
+        return Packed(packed.variant, b.shape, packed.data)
     if b.ndim != 2:
-        raise InputError(Problem(f"b has {b.ndim} dimensions, shape {b.shape}", "b", allowed="expected 2 dimensions"))
+        what = f"b has {b.ndim} dimensions, shape {b.shape}, dtype {b.dtype}"
+        raise InputError(Problem(what, "b", allowed="expected 2 dimensions, or 4 in float32"))
     chosen, shape = select("gemm", variant).variant, (b.shape[0], b.shape[1])
     if chosen not in _ISA:
         return Packed(chosen, shape, as_float32(b).copy())
     lib = native.require_native().lib
     isa = _ISA[chosen]
     count = lib.npk_gemm_packed_size(isa, shape[1], shape[0])
-    packed = floats(1, count if count >= 0 else 2**62)[0]
-    checked_call("prepack", "npk_gemm_pack", isa, shape[1], shape[0], _C_TYPES[b.dtype], *operand(b), packed)
-    packed.flags.writeable = False
-    return Packed(chosen, shape, packed)
+    data = floats(1, count if count >= 0 else 2**62)[0]
+    checked_call("prepack", "npk_gemm_pack", isa, shape[1], shape[0], _C_TYPES[b.dtype], *operand(b), data)
+    data.flags.writeable = False
+    return Packed(chosen, shape, data)
 
 
 def _gemm_packed(
@@ -141,10 +146,10 @@ def _gemm_packed(
     if variant is not None and select("gemm", variant).variant != b.variant:
         what = f"b is packed for variant {b.variant!r}, not {variant!r}"
         raise InputError(Problem(what, "variant", allowed=b.variant, hint=f"prepack(b, variant={variant!r})"))
-    if b.variant not in _ISA:
+    if b.variant not in _ISA and len(b.shape) == 2:
         return gemm(a, b.data, out=out, out_dtype=out_dtype, variant=b.variant, threads=threads)
     a, threads = _factor(a, "a"), thread_count(threads)
-    if a.shape[-1] != b.shape[0]:
+    if len(b.shape) != 2 or a.shape[-1] != b.shape[0]:
         raise _mismatch(a, b.shape)
     result = _output(out, out_dtype, (*a.shape[:-1], b.shape[1]), a, b.data)
     rows = a if a.ndim == 2 else a.reshape(math.prod(a.shape[:-1]), a.shape[-1])

@@ -102,7 +102,11 @@ def family(cases: int) -> None:
                     x[...], weights[...] = 1, 1
                     out = areas[2].array((1, h - 2, w - 2, shape[-1]), np.float32, at_end)
                     getattr(nk, op)(x, weights, out=out, variant=variant)
-                    assert (out == (9 * c if op == "conv2d" else 9)).all()
+                    full = 9 * c if op == "conv2d" else 9
+                    assert (out == full).all()
+                    out = areas[2].array((1, h, w, shape[-1]), np.float32, at_end)
+                    getattr(nk, op)(x, weights, out=out, padding=1, variant=variant)
+                    assert (out[:, 1:-1, 1:-1] == full).all() and (out[:, 0] < full).all()
                     ran += 1
     print(ran)
 
