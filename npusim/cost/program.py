@@ -43,8 +43,9 @@ CODES = {name: code for code, name in enumerate(WORK)}
 MAX_TASKS = 20_000_000
 
 
-def check_tasks(tasks: float, most: float = MAX_TASKS) -> None:
-    """Raises InputError for more than ``most`` tasks."""
+def check_tasks(tasks: float, most: float | None = None) -> None:
+    """Raises InputError for more than ``most`` tasks (``MAX_TASKS``)."""
+    most = MAX_TASKS if most is None else most
     if tasks > most:
         what = f"{tasks:.4g} tasks are too many for the cycle model"
         raise InputError(Problem(what, allowed=f"at most {most:.4g}", hint="use the tile fidelity"))

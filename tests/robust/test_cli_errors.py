@@ -444,8 +444,15 @@ main(["kperf"])
 """
 
 
+def heed_interrupts() -> None:
+    """Before the program starts: shells let what they run in the background ignore the signal."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_interrupt_in_the_middle():
-    done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=60, preexec_fn=heed_interrupts
+    )
     assert done.returncode == 130
     assert done.stdout == "" and done.stderr.strip() == "interrupted"
 
@@ -458,7 +465,7 @@ MANY_MODELS = [
 def test_interrupt_from_outside(tmp_path: Path):
     (tmp_path / "s.yaml").write_text(SUITE.replace("[[5, 3]]", str([[n, 2**20] for n in range(1, 1000)])))
     argv = [sys.executable, "-m", "npusim", "kperf", "--json", "--suite", "s.yaml", *MANY_MODELS]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heed_interrupts) as process:
         maps = Path(f"/proc/{process.pid}/maps")
         # Interrupt once the verb has begun: NumPy is loaded by then, and pricing takes far longer than that.
         while "yaml" not in maps.read_text() and process.poll() is None:
