@@ -63,9 +63,9 @@ ASSUMED = """## Assumed, because the sources do not state it
   By Little's law a Server step on H100 has 657 sequences and 1700 prompt tokens and took 103 ms (the logs' TPOT), here
   60; on H200 1034 and 2600, 144 ms, here 64. Expert layers are two thirds of that by kernels of TensorRT-LLM 1.3
   (2026), and programs differ most there: 2048 tokens take 1.1 ms by them, 2.1 by SGLang's and 5.1 by vLLM's, while 2.5
-  would explain the step. By SGLang's kernels 8 H100 serve 0.66 of the tokens (`--software sglang-0.5.14`, 256 sequences:
-  27,600/s for 41,600). Those of the round (2024) were not measured one by one. GSM8K's prompts carry worked examples
-  (662 tokens in the one row that was seen); the mean length is assumed.
+  would explain the step. By SGLang's kernels 8 H100 serve 0.66 of the tokens (`--software sglang-0.5.14`, 256
+  sequences: 27,600/s for 41,600). Those of the round (2024) were not measured one by one. GSM8K's prompts carry worked
+  examples (662 tokens in the one row that was seen); the mean length is assumed.
 - **MI300X**: its submissions ran vLLM, whose host time per step and sequence is known; priced as a program without any,
   as before, they were 14 and 21 % too fast.
 - **splitwise_sim**: one run on each chip, Llama 2 70B on two chips with 64 sequences, is 5 times too fast: weights
