@@ -79,13 +79,6 @@ static void copy_line(const job *j, const float *image, int64_t y, int64_t left,
         memcpy(dst + x * depth, src, (size_t)depth * sizeof(float));
 }
 
-/* Rows of the next tile when `left` remain: the last two share what is left. */
-static int tile_rows(int64_t left, int mr) {
-    if (left <= mr)
-        return (int)left;
-    return left < 2 * mr ? (int)((left + 1) / 2) : mr;
-}
-
 /* One panel of filters for all pixels of a block (rows, cols) whose copy is `pixels` and whose first output is `out`. */
 static void run_panel(const job *j, int64_t rows, int64_t cols, const float *pixels, int64_t p, int64_t len,
                       const float *b, int64_t filters, float *out) {
@@ -94,7 +87,7 @@ static void run_panel(const job *j, int64_t rows, int64_t cols, const float *pix
     for (int64_t left = rows * cols; left > 0;) {
         const float *a[CONV_MAX_MR];
         float *c[CONV_MAX_MR];
-        int count = tile_rows(left, j->kernels->mr);
+        int count = gemm_tile_rows(left, j->kernels->mr);
         for (int i = 0; i < count; i++) {
             a[i] = pixels + row * down + col * right;
             c[i] = out + (row * s->out_width + col) * s->filters;

@@ -130,6 +130,9 @@ void gemm_pack_b(const gemm_ctx *ctx, int64_t n, int64_t k, const gemm_matrix *b
 /* Length of the blocks of k. */
 int64_t gemm_block_k(const gemm_ctx *ctx, int64_t k);
 
+/* Rows of the next tile of at most mr when `left` remain: the last two share what is left, 4 + 3 instead of 6 + 1. */
+int gemm_tile_rows(int64_t left, int mr);
+
 /* One product on the calling thread, for m, n, k > 0. */
 int gemm_multiply(const gemm_ctx *ctx, const gemm_args *g);
 

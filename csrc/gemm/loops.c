@@ -26,8 +26,7 @@ static int64_t even_block(int64_t size, int64_t limit, int64_t unit) {
 
 int64_t gemm_block_k(const gemm_ctx *ctx, int64_t k) { return even_block(k, ctx->kc, STEPS); }
 
-/* Rows of the next tile when `left` remain: the last two share what is left, 4 + 3 instead of 6 + 1. */
-static int tile_rows(int64_t left, int mr) {
+int gemm_tile_rows(int64_t left, int mr) {
     if (left <= mr)
         return (int)left;
     return left < 2 * mr ? (int)((left + 1) / 2) : mr;
@@ -61,7 +60,7 @@ static void macro_kernel(const gemm_ctx *ctx, const blocks *x, int64_t mc, int64
         int64_t cols = npk_min(ctx->nr, nc - j);
         const float *a = x->data;
         for (int64_t i = 0, rows; i < mc; i += rows) {
-            rows = tile_rows(mc - i, ctx->mr);
+            rows = gemm_tile_rows(mc - i, ctx->mr);
             float *dst = c + i * rsc + j * csc;
             if (csc == 1) {
                 ctx->tile[rows - 1](kc, a, x->rsa, b, x->rsb, dst, rsc, cols, mode);
@@ -77,7 +76,7 @@ static void macro_kernel(const gemm_ctx *ctx, const blocks *x, int64_t mc, int64
 static void pack_a(const gemm_ctx *ctx, const gemm_args *g, int64_t ic, int64_t mc, int64_t pc, int64_t kc,
                    float *dst) {
     for (int64_t i = 0, rows; i < mc; i += rows, dst += ctx->mr * kc) {
-        rows = tile_rows(mc - i, ctx->mr);
+        rows = gemm_tile_rows(mc - i, ctx->mr);
         if (g->lines)
             gemm_pack_lines(ctx, ctx->mr, (int)rows, kc, g->lines, g->first_line + ic + i, pc, dst);
         else
