@@ -5,9 +5,15 @@
 
 enum { CHUNK = 1 << 15 }; /* elements of a task: long against the cost of handing one out, short against L2 */
 
-static int code_bytes(int format) { return format == NPK_FMT_FP16 || format == NPK_FMT_BF16 ? 2 : 1; }
+int codec_bits(int format) {
+#define BITS(name, exponent_bits, mantissa_bits, ...) 1 + exponent_bits + mantissa_bits,
+    static const int bits[NPK_FMT_COUNT] = {NPK_FORMAT_TABLE(BITS)};
+    return bits[format];
+}
 
-static const codec_ctx *context(int isa) {
+static int code_bytes(int format) { return codec_bits(format) > 8 ? 2 : 1; }
+
+const codec_ctx *codec_ctx_of(int isa) {
     switch (isa) {
     case NPK_GENERIC: return codec_ctx_generic();
     case NPK_AVX2: return codec_ctx_avx2();
@@ -22,7 +28,7 @@ static int check_cast(int isa, int format, int64_t n, const void *x, const void 
         return NPK_EINVAL;
     if (__builtin_mul_overflow(n, (int64_t)sizeof(float), &bytes))
         return NPK_EOVERFLOW;
-    if (!context(isa))
+    if (!codec_ctx_of(isa))
         return NPK_EUNSUPPORTED;
     return n > 0 && (!x || !codes) ? NPK_EINVAL : NPK_OK;
 }
@@ -46,7 +52,7 @@ int npk_encode(int isa, int format, int saturate, int64_t n, const float *x, uin
     int status = check_cast(isa, format, n, x, codes);
     if (status != NPK_OK || n == 0)
         return status;
-    encode_job job = {context(isa), format, code_bytes(format), saturate != 0, n, x, codes};
+    encode_job job = {codec_ctx_of(isa), format, code_bytes(format), saturate != 0, n, x, codes};
     return npk_parallel(threads, npk_ceil_div(n, CHUNK), encode_task, &job);
 }
 
@@ -68,7 +74,7 @@ int npk_decode(int isa, int format, int64_t n, const uint8_t *codes, float *x, i
     int status = check_cast(isa, format, n, x, codes);
     if (status != NPK_OK || n == 0)
         return status;
-    decode_job job = {context(isa), format, code_bytes(format), n, codes, x};
+    decode_job job = {codec_ctx_of(isa), format, code_bytes(format), n, codes, x};
     return npk_parallel(threads, npk_ceil_div(n, CHUNK), decode_task, &job);
 }
 
@@ -89,7 +95,7 @@ static int check_scaled(int isa, int64_t blocks, int64_t len, int64_t cols, cons
     if (__builtin_mul_overflow(blocks, len, &n) || __builtin_mul_overflow(n, (int64_t)sizeof(float), &bytes)
         || !scale_index_fits(blocks, npk_ceil_div(len, cols), cols, sb, sr, sc))
         return NPK_EOVERFLOW;
-    if (!context(isa))
+    if (!codec_ctx_of(isa))
         return NPK_EUNSUPPORTED;
     return n > 0 && (!x || !codes || !scale || !zero) ? NPK_EINVAL : NPK_OK;
 }
@@ -138,7 +144,7 @@ int npk_quantize_int(int isa, int64_t blocks, int64_t len, int64_t cols, const f
     int status = check_scaled(isa, blocks, len, cols, x, scale, zero, sb, sr, sc, codes);
     if (status == NPK_OK && (low < -128 || high > 255 || low >= high || high - low > 255))
         status = NPK_EINVAL;
-    scaled_job job = {.ctx = context(isa), .len = len, .cols = cols, .scale = scale, .zero = zero, .sb = sb, .sr = sr,
+    scaled_job job = {.ctx = codec_ctx_of(isa), .len = len, .cols = cols, .scale = scale, .zero = zero, .sb = sb, .sr = sr,
                       .sc = sc, .real = x, .codes_out = codes, .low = low, .high = high};
     return status == NPK_OK ? run_scaled(&job, blocks, threads) : status;
 }
@@ -146,7 +152,7 @@ int npk_quantize_int(int isa, int64_t blocks, int64_t len, int64_t cols, const f
 int npk_dequantize_int(int isa, int64_t blocks, int64_t len, int64_t cols, const uint8_t *codes, const float *scale,
                        const int32_t *zero, int64_t sb, int64_t sr, int64_t sc, int is_signed, float *x, int threads) {
     int status = check_scaled(isa, blocks, len, cols, x, scale, zero, sb, sr, sc, codes);
-    scaled_job job = {.ctx = context(isa), .len = len, .cols = cols, .scale = scale, .zero = zero, .sb = sb, .sr = sr,
+    scaled_job job = {.ctx = codec_ctx_of(isa), .len = len, .cols = cols, .scale = scale, .zero = zero, .sb = sb, .sr = sr,
                       .sc = sc, .codes = codes, .real_out = x, .is_signed = is_signed != 0};
     return status == NPK_OK ? run_scaled(&job, blocks, threads) : status;
 }

@@ -44,6 +44,10 @@ typedef struct {
 const codec_ctx *codec_ctx_generic(void);
 const codec_ctx *codec_ctx_avx2(void);
 const codec_ctx *codec_ctx_avx512(void);
+const codec_ctx *codec_ctx_of(int isa);
+
+/* Of a code of format NPK_FMT_; one of more than 8 takes two bytes. */
+int codec_bits(int format);
 
 /* What n stored scales of a kind NPK_SCALE_ multiply by: codes are times `factor`. */
 int npk_decode_scales(int isa, int kind, float factor, int64_t n, const void *stored, float *scale);

@@ -41,8 +41,9 @@ int npk_decode_scales(int isa, int kind, float factor, int64_t n, const void *st
         status = npk_decode(isa, NPK_FMT_FP8, n, stored, scale, 1);
     else
         for (int64_t i = 0; i < n; i++) {
-            int code = ((const uint8_t *)stored)[i];
-            scale[i] = code == 255 ? NAN : ldexpf(1.0f, code - 127);
+            uint32_t code = ((const uint8_t *)stored)[i], bits = code ? code << 23 : 0x400000; /* 2^-127 */
+            bits = code == 255 ? 0x7FC00000 : bits; /* NaN */
+            memcpy(scale + i, &bits, sizeof bits);
         }
     for (int64_t i = 0; i < n; i++)
         scale[i] *= factor;

@@ -18,21 +18,18 @@ int npk_wgemm(int isa, int bits, int64_t m, int64_t n, int64_t k, int64_t group,
 int npk_wgemm_int8(int isa, int64_t m, int64_t n, int64_t k, int64_t group, const float *x, const uint8_t *packed,
                    const float *scale, const float *zero, const float *bias, float *y, int threads);
 
-/* y (m, n) = sum over blocks of `block` k of (a b over the block) * (a_scale * b_scale): a (m, k), b (k, n), a_scale
- * (m, blocks) and b_scale (blocks, n) are C-contiguous floats. Blocks are summed in chunks of at most 128 k. */
-int npk_block_gemm(int isa, int64_t m, int64_t n, int64_t k, int64_t block, const float *a, const float *b,
-                   const float *a_scale, const float *b_scale, float *y, int threads);
-
-/* Of the operands of npk_block_gemm_codes: formats NPK_FMT_ of one byte a code and their bits, how scales are stored
- * (NPK_SCALE_), k of a block, columns of b that share a scale, and the strides of the scales in elements. */
+/* Of npk_block_gemm: formats NPK_FMT_ of the codes, how scales are stored (NPK_SCALE_), k of a block, columns of b that
+ * share a scale, and the strides of the scales in elements. */
 typedef struct {
-    int a_format, a_bits, b_format, b_bits, scale_kind;
+    int a_format, b_format, scale_kind;
     int64_t block, columns, a_down, a_across, b_down, b_across;
     float alpha;
 } npk_block_rule;
 
-/* alpha times npk_block_gemm of what codes and scales stand for; all sizes at least 1. */
-int npk_block_gemm_codes(int isa, const npk_block_rule *rule, int64_t m, int64_t n, int64_t k, const uint8_t *a,
-                         const uint8_t *b, const void *a_scale, const void *b_scale, float *y, int threads);
+/* y (m, n) = alpha times the sum over blocks of k of (a b over the block) * (a_scale * b_scale): a (m, k) and b (k, n)
+ * are C-contiguous codes, a_scale (m, blocks), b_scale (blocks, ceil(n / columns)). Blocks are summed in chunks of at
+ * most 128 k. */
+int npk_block_gemm(int isa, const npk_block_rule *rule, int64_t m, int64_t n, int64_t k, const uint8_t *a,
+                   const uint8_t *b, const void *a_scale, const void *b_scale, float *y, int threads);
 
 #endif

@@ -29,14 +29,14 @@ NPK_INLINE void multiply(const int rows, int64_t len, const float *x, int64_t ld
                 sum[i][j] += x[i * ldx + p] * w[j];
     for (int i = 0; i < rows; i++)
         for (int j = 0; j < WGEMM_NR; j++)
-            y[i * ldy + j] += sum[i][j] * (row_scale ? scale[j] * row_scale[i * ldr] : scale[j]);
+            y[i * ldy + j] += sum[i][j] * (scale[j] * row_scale[i * ldr]);
 }
 
 static void stream(int bits, const wgemm_chunk *c, const float *x, float *y) {
     static const float ones[WGEMM_NR] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
     float w[WGEMM_CHUNK * WGEMM_NR];
     decode(bits, &(wgemm_chunk){c->len, c->codes, ones, c->zero}, w);
-    multiply(1, c->len, x, 0, w, c->scale, NULL, 0, y, 0);
+    multiply(1, c->len, x, 0, w, c->scale, ones, 0, y, 0);
 }
 
 #define ROWS(r)                                                                                                  \

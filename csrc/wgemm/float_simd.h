@@ -71,9 +71,7 @@ TARGET NPK_INLINE void multiply(const int rows, int64_t len, const float *x, int
         NPK_UNROLL
         for (int j = 0; j < NV; j++) {
             float *dst = y + i * ldy + j * LANES;
-            V factor = v_load(scale + j * LANES);
-            if (row_scale)
-                factor = v_mul(factor, v_set1(row_scale[i * ldr]));
+            V factor = v_mul(v_load(scale + j * LANES), v_set1(row_scale[i * ldr]));
             v_store(dst, v_fma(sum[i][j], factor, v_load(dst)));
         }
     }

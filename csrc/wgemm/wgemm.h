@@ -20,8 +20,8 @@ typedef struct {
     const float *zero;    /* 16, or NULL */
 } wgemm_chunk;
 
-/* y (r, 16), rows ldy apart, += (x W) * scale for r rows and W (len, 16) in float; a row_scale, ldr apart, multiplies
- * scale first. */
+/* y (r, 16), rows ldy apart, += (x W) * (scale * row_scale) for r rows, whose row_scale is ldr apart, and W (len, 16) in
+ * float. */
 typedef void (*wgemm_tile)(int64_t len, const float *x, int64_t ldx, const float *w, const float *scale,
                            const float *row_scale, int64_t ldr, float *y, int64_t ldy);
 

@@ -12,22 +12,40 @@ last. ``ref`` computes in float64 and rounds once.
 from __future__ import annotations
 
 import math
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from npukernels import native
 from npukernels.arguments import array, contiguous, output, thread_count
-from npukernels.formats import FloatFormat, decode, get_format
+from npukernels.formats import FloatFormat, as_codes, decode, get_format
 from npukernels.registry import kernel, select
 from npukernels.rowargs import INSTRUCTION_SETS
-from npukernels.shortcuts import Call, Held, Shortcut, call
+from npukernels.shortcuts import Call, Held, Shortcut, checked_call
 from npusim.errors import InputError, Problem
 
 _SHORTCUT = Shortcut(arrays=5, options=8, written=(4,))
 
+# Scales that C reads as they are stored, by the name of their format.
+_SCALE_KINDS = {None: "NPK_SCALE_FLOAT", "e8m0": "NPK_SCALE_E8M0", "fp8": "NPK_SCALE_FP8"}
+
 Float32: TypeAlias = npt.NDArray[np.float32]
+
+
+class BlockProduct(NamedTuple):
+    """A product as the kernels take it, the arguments of ``block_gemm``."""
+
+    a: npt.NDArray[Any]  # codes, C-contiguous, (m, k)
+    b: npt.NDArray[Any]  # (k, n)
+    a_scale: npt.NDArray[Any]  # a view of shape (m, blocks)
+    b_scale: npt.NDArray[Any]  # (blocks, ceil(n / columns))
+    fmt: str
+    b_fmt: str
+    scale_fmt: str | None
+    block: int
+    columns: int
+    alpha: float
 
 
 def block_gemm(
@@ -69,125 +87,88 @@ def block_gemm(
     given = a, b, a_scale, b_scale, out, fmt, b_fmt, scale_fmt, block, columns, alpha, variant, threads
     if (done := _SHORTCUT.run(*given)) is not None:
         return done
-    left, right = _decoded(a, "a", fmt), _decoded(b, "b", fmt if b_fmt is None else b_fmt)
+    (left, fmt), (right, b_fmt) = _codes(a, "a", fmt), _codes(b, "b", fmt if b_fmt is None else b_fmt)
     (m, k), (rows, n) = left.shape, right.shape
     if rows != k:
         raise InputError(Problem(f"b has {rows} rows, a has {k} columns", "b", allowed=f"b of shape ({k}, n)"))
     block, columns = _count(block, "block"), _count(columns, "columns")
     blocks = math.ceil(k / block)
-    shapes = (m, blocks), (blocks, math.ceil(n / columns))
-    rows = _scales(a_scale, "a_scale", scale_fmt, shapes[0])
-    tiles = _scales(b_scale, "b_scale", scale_fmt, shapes[1])
-    cols = np.ascontiguousarray(tiles[:, np.arange(n) // columns])
+    x_scale, kind = _scales(a_scale, "a_scale", scale_fmt, (m, blocks))
+    w_scale, kind = _scales(b_scale, "b_scale", scale_fmt, (blocks, math.ceil(n / columns)))
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float, np.floating)):
         raise InputError(Problem(f"alpha is {alpha!r}"[:100], "alpha", allowed="a number"))
     chosen = select("block_gemm", variant)
     threads = thread_count(threads)
     result: Float32 = output(out, (m, n), "float32", *given[:4])
-    chosen.run(left, right, rows, cols, block, float(alpha), result, threads)
-    if chosen.variant in INSTRUCTION_SETS:
-        _SHORTCUT.keep(given, _codes_call(chosen.variant, given, shapes, (m, n, k), result, threads), result)
+    product = BlockProduct(left, right, x_scale, w_scale, fmt, b_fmt, kind, block, columns, float(alpha))
+    _SHORTCUT.keep(given, chosen.run(product, result, threads), result)
     return result
 
 
-def _codes_call(
-    variant: str,
-    given: tuple[Any, ...],
-    shapes: tuple[tuple[int, int], tuple[int, int]],
-    sizes: tuple[int, int, int],
-    out: Float32,
-    threads: int,
-) -> Call | None:
-    """What C does for later calls like this one, which decodes too; None where it cannot."""
-    a, b, a_scale, b_scale, _, fmt, b_fmt, scale_fmt, block, columns, alpha, *_ = given
-    formats = [get_format(fmt), get_format(fmt if b_fmt is None else b_fmt)]
-    kind = {None: ("FLOAT", 4), "e8m0": ("E8M0", 1), "fp8": ("FP8", 1)}.get(scale_fmt)
-    narrow = all(isinstance(f, FloatFormat) and f.bits <= 8 for f in formats)
-    plain = all(x.itemsize == 1 and contiguous(x) is x for x in (a, b))
-    if kind is None or not narrow or not plain or {a_scale.itemsize, b_scale.itemsize} != {kind[1]}:
-        return None
-    steps: list[int] = []
-    for x, shape in zip((a_scale, b_scale), shapes, strict=True):
-        steps += np.broadcast_to(x, shape).strides
-        if not x.flags.aligned:
-            return None
-    if any(step % kind[1] for step in steps):
-        return None
-    numbers = [y for f in formats for y in (native.constant(f"NPK_FMT_{f.name.upper()}"), f.bits)]
-    rule = (
-        *numbers, native.constant(f"NPK_SCALE_{kind[0]}"), int(block), int(columns),
-        *(step // kind[1] for step in steps), float(alpha),
-    )  # fmt: skip
-    held = Held(native.require_native().ffi.new("npk_block_rule *", rule))
-    isa = native.constant(INSTRUCTION_SETS[variant][0])
-    return Call(0, "npk_block_gemm_codes", (isa, held, *sizes, a, b, a_scale, b_scale, out, threads))
-
-
 @kernel("block_gemm", "ref")
-def _ref(
-    a: Float32, b: Float32, a_scale: Float32, b_scale: Float32, block: int, alpha: float, out: Float32, threads: int
-) -> None:
+def _ref(p: BlockProduct, out: Float32, threads: int) -> None:
     """``C = fl32(alpha (A a_scale) (B b_scale))`` in float64: ``a_scale b_scale`` of a block is common to it."""
-    group = np.arange(a.shape[1]) // block
+    a_scale, b_scale = (x if p.scale_fmt is None else decode(x, p.scale_fmt) for x in (p.a_scale, p.b_scale))
+    group, column = np.arange(p.a.shape[1]) // p.block, np.arange(p.b.shape[1]) // p.columns
     with np.errstate(all="ignore"):
-        left = a.astype(np.float64) * a_scale[:, group]
-        right = b.astype(np.float64) * b_scale[group]
-        out[...] = alpha * (left @ right)
+        left = decode(p.a, p.fmt).astype(np.float64) * a_scale[:, group]
+        right = decode(p.b, p.b_fmt).astype(np.float64) * b_scale[group][:, column]
+        out[...] = p.alpha * (left @ right)
 
 
 @kernel("block_gemm", "c-generic", requires={"native"})
-def _generic(*call: Any) -> None:
+def _generic(*product: Any) -> Call:
     """Portable C11."""
-    _run("NPK_GENERIC", *call)
+    return _run("c-generic", *product)
 
 
 @kernel("block_gemm", "c-avx2", requires={"native", "avx2", "fma"})
-def _avx2(*call: Any) -> None:
+def _avx2(*product: Any) -> Call:
     """6 x 16 tile of fused multiply-adds."""
-    _run("NPK_AVX2", *call)
+    return _run("c-avx2", *product)
 
 
 @kernel("block_gemm", "c-avx512", requires={"native", "avx512f"})
-def _avx512(*call: Any) -> None:
+def _avx512(*product: Any) -> Call:
     """14 x 16 tile of fused multiply-adds."""
-    _run("NPK_AVX512", *call)
+    return _run("c-avx512", *product)
 
 
-def _run(
-    isa: str,
-    a: Float32,
-    b: Float32,
-    a_scale: Float32,
-    b_scale: Float32,
-    block: int,
-    alpha: float,
-    out: Float32,
-    threads: int,
-) -> None:
-    (m, k), n = a.shape, b.shape[1]
-    level = native.constant(isa)
-    made = call("npk_block_gemm", level, m, n, k, block, a, b, a_scale, b_scale, out, threads)
-    native.raise_for_status(made.status, f"block_gemm {a.shape} x {b.shape}")
-    if alpha != 1.0:
-        with np.errstate(all="ignore"):
-            np.multiply(out, np.float32(alpha), out=out)
+def _run(variant: str, p: BlockProduct, out: Float32, threads: int) -> Call:
+    formats = [native.constant(f"NPK_FMT_{name.upper()}") for name in (p.fmt, p.b_fmt)]
+    steps = [step // x.itemsize for x in (p.a_scale, p.b_scale) for step in x.strides]
+    kind = native.constant(_SCALE_KINDS[p.scale_fmt])
+    rule = native.require_native().ffi.new(
+        "npk_block_rule *", (*formats, kind, p.block, p.columns, *steps, p.alpha)
+    )  # fmt: skip
+    isa = native.constant(INSTRUCTION_SETS[variant][0])
+    sizes = (p.a.shape[0], p.b.shape[1], p.a.shape[1])
+    scales = p.a_scale, p.b_scale
+    return checked_call("block_gemm", "npk_block_gemm", isa, Held(rule), *sizes, p.a, p.b, *scales, out, threads)
 
 
-def _decoded(codes: Any, name: str, fmt: str) -> Float32:
+def _codes(codes: Any, name: str, fmt: str) -> tuple[npt.NDArray[Any], str]:
+    """Codes as C reads them, and their format; integers, which it does not know, are exact in fp16."""
     if not isinstance(codes, np.ndarray) or codes.ndim != 2:
         raise InputError(Problem(f"{name} is not a matrix of codes", name, allowed="a 2-D NumPy array"))
-    return np.ascontiguousarray(decode(codes, fmt))
+    f = get_format(fmt)
+    stored = contiguous(as_codes(codes, f))
+    return (stored, f.name) if isinstance(f, FloatFormat) else (decode(stored, fmt).astype(np.float16), "fp16")
 
 
-def _scales(scale: Any, name: str, fmt: str | None, shape: tuple[int, int]) -> Float32:
+def _scales(scale: Any, name: str, fmt: str | None, shape: tuple[int, int]) -> tuple[npt.NDArray[Any], str | None]:
+    """Scales as C reads them, seen in their full shape, and their format; None for float32."""
     if fmt is None:
         values = array(scale, name, ("float32",))
     elif not isinstance(scale, np.ndarray):
         raise InputError(Problem(f"{name} is not an array of codes", name, allowed="a NumPy array"))
     else:
-        values = decode(scale, fmt)
+        fmt = get_format(fmt).name
+        values = as_codes(scale, get_format(fmt)) if fmt in _SCALE_KINDS else decode(scale, fmt)
+    if not values.flags.aligned or any(step % values.itemsize for step in values.strides):
+        values = values.copy()
     try:
-        return np.ascontiguousarray(np.broadcast_to(values, shape))
+        return np.broadcast_to(values, shape), fmt if fmt in _SCALE_KINDS else None
     except ValueError:
         raise InputError(Problem(f"{name} has shape {values.shape}", name, allowed=f"{shape}")) from None
 

@@ -11,7 +11,7 @@ import numpy as np
 from guard_pages import Guarded
 
 import npukernels as nk
-from npukernels.registry import select
+from npukernels.formats import encode
 
 
 def placed(area, x, at_end):
@@ -58,12 +58,13 @@ def weights(rng, areas, m, n, k, at_end):
             nk.weight_gemm(x, weight, compute=compute, out=out, variant=variant)
             assert compute == "int8" or np.array_equal(out, expected), (variant, m, n, k)
             ran += 1
-    right = placed(areas[0], (q - 1.0).astype(np.float32), at_end)
+    x = rng.integers(-8, 9, (m, k))
+    codes = [placed(area, encode(y, "fp8"), at_end) for area, y in ((areas[3], x), (areas[0], q))]
+    scales = (np.ones((m, groups), np.float32), np.ones((groups, n), np.float32))
+    spread = [placed(areas[i], values, at_end) for i, values in enumerate(scales, 1)]
     for variant in nk.variants("block_gemm")[1:]:
-        scales = (np.ones((m, groups), np.float32), np.ones((groups, n), np.float32))
-        spread = [placed(areas[i], values, at_end) for i, values in enumerate(scales, 1)]
-        select("block_gemm", variant).run(x, right, *spread, 32, 1.0, out, 1)
-        assert np.array_equal(out, expected), (variant, m, n, k)
+        nk.block_gemm(*codes, *spread, out=out, variant=variant)
+        assert np.array_equal(out, x @ q.astype(int)), (variant, m, n, k)
         ran += 1
     return ran
 

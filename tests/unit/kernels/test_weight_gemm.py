@@ -135,6 +135,43 @@ def test_block_scaled_products_are_within_the_proven_bound(variant, dtype, fill)
         assert _worst(got, case) <= 1, (m, n, k, block)
 
 
+@pytest.mark.parametrize("variant", [v for v in nk.variants("block_gemm") if v.startswith("c-")])
+@pytest.mark.parametrize("formats", [("fp8", "fp4"), ("bf16", "fp16"), ("int8", "fp6"), ("uint4", "int4")])
+@pytest.mark.parametrize("scale_fmt", [None, "e8m0", "fp8", "bf16"])
+def test_block_products_of_all_formats_are_those_of_ref(variant, formats, scale_fmt):
+    """Small integers and powers of two: every order is exact, on any number of threads."""
+    rng = np.random.default_rng(17)
+    fmt, b_fmt = formats
+    for m, n, k, block, columns in (
+        (1, 300, 70, 16, 1),
+        (7, 63, 33, 48, 4),
+        (195, 257, 20, 8, 256),
+        (3, 5, 400, 200, 2),
+    ):
+        a, b = rng.integers(0, 5, (m, k)), rng.integers(0, 5, (k, n))
+        shapes = (m, -(-k // block)), (-(-k // block), -(-n // columns))
+        scales = [2.0 ** rng.integers(-3, 3, shape).astype(np.float32) for shape in shapes]
+        scales = [x if scale_fmt is None else encode(x, scale_fmt) for x in scales]
+        scales[1] = np.asfortranarray(scales[1])
+        operands = (encode(a, fmt), encode(b, b_fmt), *scales)
+        options = {"fmt": fmt, "b_fmt": b_fmt, "scale_fmt": scale_fmt, "block": block, "columns": columns, "alpha": 3.0}
+        expected = nk.block_gemm(*operands, **options, variant="ref")
+        for threads in (1, 1, 2, 3):
+            got = nk.block_gemm(*operands, **options, variant=variant, threads=threads)
+            np.testing.assert_array_equal(got, expected, err_msg=f"{m, n, k, threads}")
+
+
+@pytest.mark.parametrize("variant", nk.variants("block_gemm"))
+def test_bad_codes_of_a_block_product_are_refused_every_time(variant):
+    good, one = np.ones((2, 2), np.uint8), np.ones((1, 1), np.float32)
+    bad = good * 16
+    for _ in range(2):
+        nk.block_gemm(good, good.copy(), one, one.copy(), fmt="fp4", variant=variant)
+        for a, b in ((bad, good), (good, bad)):
+            with pytest.raises(InputError, match="outside its 4 bits"):
+                nk.block_gemm(a, b, one, one.copy(), fmt="fp4", variant=variant)
+
+
 @pytest.mark.parametrize("variant", nk.variants("block_gemm"))
 def test_scales_of_tiles_tensors_and_nvfp4(variant):
     """Powers of two as scales and small integers as elements: every order is exact."""
