@@ -26,6 +26,7 @@ INT8 += [(1, 4096, 4096), (16, 4096, 4096), (128, 4096, 4096)]
 # Ranges of A and B. Weights of 7 bits are what models are given for kernels that saturate otherwise.
 U8, S8, S7 = (0, 255), (-128, 127), (-63, 63)
 RANGES = {"u8 × s8": (U8, S8), "u8 × s7": (U8, S7), "s8 × s8": (S8, S8), "u8 × u8": (U8, U8)}
+FP8 = [(512,) * 3, (1024,) * 3, *((m, 4096, 4096) for m in (1, 8, 128))]
 FOUR_BITS = [(m, 4096, 4096) for m in (1, 8, 128)]
 # height, width, channels, filters, kernel
 CONV = [(56, 56, 64, 64, 3), (28, 28, 128, 128, 3), (14, 14, 256, 256, 3), (56, 56, 64, 256, 1), (112, 112, 32, 32, 5)]
@@ -40,8 +41,8 @@ def by_name(*sizes: int) -> str:
 
 
 @lru_cache(maxsize=1)
-def _case(op: str, n: int, k: int, dtype: str, **sizes: int) -> nk.Case:
-    return nk.golden(op, dtype=dtype, fill="uniform", seed=n, m=GOLDEN_ROWS, n=n, k=k, **sizes)
+def _case(op: str, n: int, k: int, dtype: str, fill: str = "uniform", **sizes: int) -> nk.Case:
+    return nk.golden(op, dtype=dtype, fill=fill, seed=n, m=GOLDEN_ROWS, n=n, k=k, **sizes)
 
 
 def gemm() -> Iterator[Build]:
@@ -157,6 +158,27 @@ def weight_gemm_problem(shape: tuple[int, int, int], group: int, compute: str) -
         same_bits if compute == "int8" else None,
         options={"group": group, "compute": compute},
         tolerance=ROUNDED,
+    )
+
+
+def block_gemm() -> Iterator[Build]:
+    """fp8 x fp8 with a scale a block of 32, as in MX; the peer has one a tensor: all are 1."""
+    return (partial(block_gemm_problem, shape) for shape in FP8)
+
+
+def block_gemm_problem(shape: tuple[int, int, int]) -> Problem:
+    m, n, k = shape
+    case = _case("block_gemm", n, k, "fp8", "integer", block=32)
+    a, a_scale = (cycled(x, m) for x in (case.inputs[0], case.inputs[2]))
+    b, b_scale, out = case.inputs[1], case.inputs[3], np.empty((m, n), np.float32)
+    return Problem(
+        "block_gemm",
+        "MX fp8",
+        f"{by_name(*shape)} mxfp8",
+        product(m, n, k, 1.0),
+        {"a": a, "b": b},
+        lambda: nk.block_gemm(a, b, a_scale, b_scale, scale_fmt="e8m0", out=out),
+        repeated(case, m),
     )
 
 

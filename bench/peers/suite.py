@@ -15,6 +15,7 @@ OPS: dict[str, Callable[[], Iterator[Build]]] = {
     "half": products.half,
     "qgemm": products.qgemm,
     "weight_gemm": products.weight_gemm,
+    "block_gemm": products.block_gemm,
     "attention": others.attention,
     "rows": others.rows,
     "casts": others.casts,

@@ -127,6 +127,15 @@ def _weight_gemm(p: Problem) -> Mapping[str, Runner]:
     }
 
 
+def _block_gemm(p: Problem) -> Mapping[str, Runner]:
+    import torch
+
+    a, b = (torch.from_numpy(np.array(p.inputs[name])).view(torch.float8_e4m3fn) for name in "ab")
+    weight, one = b.t().contiguous().t(), torch.tensor(1.0)  # it takes columns only
+    scaled = torch._scaled_mm
+    return {"_scaled_mm": Runner(lambda: scaled(a, weight, scale_a=one, scale_b=one, out_dtype=torch.float32))}
+
+
 def _attention(p: Problem) -> Mapping[str, Runner]:
     import torch
     from torch.nn.functional import scaled_dot_product_attention as sdpa
@@ -243,6 +252,7 @@ PEER = Peer(
         "gemm 16 bits": _half,
         "qgemm": _qgemm,
         "weight_gemm": _weight_gemm,
+        "block_gemm": _block_gemm,
         "attention": _attention,
         "layernorm": _layernorm,
         "rmsnorm": _rmsnorm,

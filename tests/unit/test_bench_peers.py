@@ -33,6 +33,7 @@ SMALL = {
     "u8 u8": partial(products.qgemm_problem, (70, 16, 32), "u8 × u8"),
     "W4 int8": partial(products.weight_gemm_problem, (5, 64, 128), 32, "int8"),
     "W4 fp32": partial(products.weight_gemm_problem, (5, 64, 128), 32, "fp32"),
+    "mxfp8": partial(products.block_gemm_problem, (5, 64, 128)),
     "conv2d": partial(products.conv_problem, (9, 8, 4, 8, 3)),
     "depthwise": partial(products.depthwise_problem, (9, 8, 4, 3)),
     "prefill": partial(others.attention_problem, 4, 2, 40, causal=True),
