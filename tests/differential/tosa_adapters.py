@@ -18,7 +18,7 @@ from npukernels.qgemm import ZeroPoints
 from npukernels.quantized import Quantized
 from npukernels.registry import select
 from npukernels.rescale import Rescale
-from tests.differential.onnx_adapters import integer_product, product
+from tests.differential.onnx_adapters import integer_product
 
 # dtypes of TOSA that are float formats of ours.
 FLOATS = {"FP32": "fp32", "FP16": "fp16", "BF16": "bf16", "FP8E4M3": "fp8", "FP8E5M2": "fp8_e5m2"}
@@ -31,6 +31,8 @@ ELEMENTS = {
     "FP4E2M1": ("fp4", "mxfp4"),
     "MXINT8": ("int8", "mxint8"),
 }
+# Results of float products: their unit roundoff and half their smallest number, beyond those of float32 sums.
+RESULTS = {"FP32": (0.0, 0.0), "FP16": (2.0**-11, 2.0**-25)}
 PLAIN = {"INT8": np.int8, "INT16": np.int16, "INT32": np.int32, "FP32": np.float32, "FP16": np.float16}
 
 
@@ -91,56 +93,89 @@ def elements(raw: np.ndarray, about: dict) -> np.ndarray:
             raw = formats.unpack(raw.reshape(*shape[:-1], -1), bits, shape[-1])
         elif dtype == "MXINT8":
             raw = raw.view(np.int8)
+    elif dtype == "BF16":
+        raw = raw.view(np.uint16)
     if raw.size != int(np.prod(shape)):
         pytest.skip("an operand is not stored")
     return raw.reshape(shape)
 
 
 def matmul(test: Test) -> None:
+    source, other, target = test.dtype(0), test.dtype(1), test.outputs[0]
     a, b, expected = test.operand(0), test.operand(1), test.result()
-    if a.dtype == np.int8 and expected.dtype == np.int32:
+    if (source, target) == ("INT8", "INT32"):
         zeros = {"a_zero": int(test.fixed(2)[0]), "b_zero": int(test.fixed(3)[0])}
         np.testing.assert_array_equal(integer_product(a, b, **zeros), expected)
-    elif a.dtype in (np.float32, np.float16) and expected.dtype == np.float32:
-        ours = product(a.astype(np.float32), b.astype(np.float32))
-        np.testing.assert_array_equal(np.isfinite(ours), np.isfinite(expected))
-        for left, right, y, z in zip(a, b, ours, expected, strict=True):
+    elif source in FLOATS and target in RESULTS:
+        unit, least = RESULTS[target]
+        for left, right, theirs in zip(a, b, expected, strict=True):
+            x, w = numbers(left, source), numbers(right, other)
             with np.errstate(invalid="ignore"):  # infinite operands have no bound
-                off, bound = np.abs(y.astype(float) - z), gemm_bound(left, right)
-            # The stored result may err by the bound as well.
-            assert (off <= 2 * bound)[np.isfinite(z)].all()
+                exact, bound = x.astype(float) @ w, gemm_bound(x, w)
+                bound = bound + (np.abs(exact) + bound) * unit + least
+                order = x.shape[1] * max(unit, 2.0**-24) * (np.abs(x) @ np.abs(w)) + least
+            fine = np.isfinite(theirs)
+            for variant in nk.variants("block_gemm" if source.startswith("FP8") else "gemm"):
+                ours = float_product(left, right, (source, other), expected.dtype, variant).astype(float)
+                np.testing.assert_array_equal(np.isfinite(ours), fine, err_msg=variant)
+                assert (np.abs(ours - exact) <= bound)[fine].all(), variant
+                # The stored result may err by its own order of summation, in its own format.
+                assert (np.abs(ours - theirs.astype(float)) <= bound + 2 * order)[fine].all(), variant
     else:
-        pytest.skip(f"no kernel for {a.dtype} in and {expected.dtype} out")
+        pytest.skip(f"no kernel multiplies {source} to {target}")
+
+
+def numbers(operand: np.ndarray, dtype: str) -> np.ndarray:
+    return operand if dtype == "FP32" else formats.decode(operand, FLOATS[dtype])
+
+
+def float_product(a: np.ndarray, b: np.ndarray, dtypes: tuple[str, str], out: np.dtype, variant: str) -> np.ndarray:
+    """``a b``; 8-bit floats are block-scaled ones whose scales are 1, and their result is rounded afterwards."""
+    if dtypes[0].startswith("FP8"):
+        fmt, b_fmt = (FLOATS[dtype] for dtype in dtypes)
+        one = np.ones((1, 1), np.float32)
+        return nk.block_gemm(a, b, one, one.copy(), fmt=fmt, b_fmt=b_fmt, variant=variant).astype(out)
+    return nk.gemm(a, b, out=np.empty((len(a), b.shape[1]), out), variant=variant)
 
 
 def cast(test: Test) -> None:
+    """TOSA's casts to 8 bits do not saturate: what is too large is infinite, or NaN, whose sign it leaves open."""
     source, target = test.dtype(0), test.outputs[0]
     if source not in FLOATS or target not in FLOATS:
         pytest.skip(f"no kernel casts {source} to {target}")
     x, expected = test.operand(0), test.result()
-    ours = nk.cast(x, FLOATS[target], source=FLOATS[source])
-    np.testing.assert_array_equal(ours.view(f"u{ours.itemsize}"), expected.view(f"u{expected.itemsize}"))
+    nothing = np.isnan(numbers(expected, target))
+    for variant in nk.variants("cast"):
+        ours = nk.cast(x, FLOATS[target], source=FLOATS[source], saturate=False, variant=variant)
+        np.testing.assert_array_equal(np.isnan(numbers(ours, target)), nothing, err_msg=variant)
+        codes = (y.view(f"u{y.itemsize}")[~nothing] for y in (ours, expected))
+        np.testing.assert_array_equal(*codes, err_msg=variant)
 
 
 def rescale(test: Test) -> None:
-    """int32 sums to int8 by 32-bit multipliers: the end of ``qgemm``, reached with the sums as its bias."""
+    """To 8 bits by 32-bit multipliers: the end of ``qgemm``, reached with the integers as its bias."""
     name = test.folder.name
-    if not re.search(r"_i32_outi8_sc1_rm[SD]_pc[01]_iu0_ou0$", name):
-        pytest.skip("qgemm requantises int32 sums to int8 with 32-bit multipliers only")
+    found = re.search(r"_i(8|16|32)_outi8_sc1_rm[SD]_pc[01]_iu([01])_ou([01])$", name)
+    if not found:
+        pytest.skip("qgemm requantises to 8 bits with 32-bit multipliers only")
     multiplier, shift, in_zero, out_zero = (test.fixed(position) for position in range(1, 5))
-    assert in_zero[0] == 0  # TOSA allows none for int32
-    x, expected = test.operand(0), test.result()
+    bits, wraps, signs = int(found[1]), found[2] == "1", "U" if found[3] == "1" else "S"
+    x = test.operand(0).astype(np.int64) - in_zero[0]
+    if wraps:  # stored as signed
+        x = (test.operand(0).astype(np.int64) & ((1 << bits) - 1)) - (in_zero[0] & ((1 << bits) - 1))
+    kind = np.dtype(np.uint8 if signs == "U" else np.int8)
+    expected = test.result().view(kind)
     flat = x.reshape(-1)
     per_element = [
         np.broadcast_to(v if x.ndim else v[0], x.shape).reshape(-1).astype(np.int32) for v in (multiplier, shift)
     ]
     how = Rescale(
-        "NPK_QOUT_TOSA_S8", bias=np.ascontiguousarray(flat), scale=per_element[0], shift=per_element[1],
-        double_round="_rmD_" in name, zero=int(out_zero[0]),
+        f"NPK_QOUT_TOSA_{signs}8", bias=flat.astype(np.int32), scale=per_element[0], shift=per_element[1],
+        double_round="_rmD_" in name, zero=int(out_zero.astype(kind)[0]),
     )  # fmt: skip
     one, none = np.zeros((1, 1), np.int8), prepack_int8(np.zeros((1, flat.size), np.int8))
     for variant in nk.variants("qgemm"):
-        out = np.empty((1, flat.size), np.int8)
+        out = np.empty((1, flat.size), kind)
         select("qgemm", variant).run(one, none, ZeroPoints(0, None), how, out, 1)
         np.testing.assert_array_equal(out.reshape(x.shape), expected, err_msg=variant)
 
