@@ -71,25 +71,31 @@ def _weight_gemm(dtype: str, fill: str, seed: int, m: int, n: int, k: int, group
     return Case("weight_gemm", dtype, fill, seed, dims, inputs, expected, bound)
 
 
-@maker("block_gemm", ("fp8", "fp8_e5m2", "fp6", "fp4"), m=None, n=None, k=None, block=32)
+@maker("block_gemm", ("fp8", "fp8_e5m2", "fp6", "fp4", "nvfp4"), m=None, n=None, k=None, block=32)
 def _block_gemm(dtype: str, fill: str, seed: int, m: int, n: int, k: int, block: int) -> Case:
-    """Codes of A and B, e8m0 codes of their scales: an MX product."""
+    """Codes of A and B and of their scales, e8m0: an MX product. ``nvfp4``: fp4 with scales in fp8 and blocks of 16.
+
+    A product of two fp8 numbers is exact in binary32, as that of powers of two is: one bound serves both.
+    """
     if max(m * k, k * n, m * n) >= 2**31:
         raise MemoryError
-    draw, block = Draw(seed), max(block, 1)
+    draw, block = Draw(seed), 16 if dtype == "nvfp4" else max(block, 1)
     blocks = math.ceil(k / block)
+    element, scale = ("fp4", "fp8") if dtype == "nvfp4" else (dtype, "e8m0")
     if fill == "integer":
-        a, b = encode(draw.integers(-1, 1, m, k), dtype), encode(draw.integers(-1, 1, k, n), dtype)
+        a, b = encode(draw.integers(-1, 1, m, k), element), encode(draw.integers(-1, 1, k, n), element)
         spread = 0
     else:
         values = draw.bell if fill == "realistic" else draw.uniform
-        a, b = encode(4 * values(m, k), dtype), encode(4 * values(k, n), dtype)
+        a, b = encode(4 * values(m, k), element), encode(4 * values(k, n), element)
         spread = 10 if fill == "adversarial" else 2
-    a_scale = draw.integers(127 - spread, 127 + spread, m, blocks).astype(np.uint8)
-    b_scale = draw.integers(127 - spread, 127 + spread, blocks, n).astype(np.uint8)
+    spread = spread // 2 if scale == "fp8" else spread  # whose powers of two go down to 2^-6
+    powers = draw.integers(-spread, spread, m, blocks), draw.integers(-spread, spread, blocks, n)
+    mantissas = [1 + draw.integers(0, 7 if spread and scale == "fp8" else 0, *x.shape) / 8 for x in powers]
+    a_scale, b_scale = (encode(2.0**x * y, scale) for x, y in zip(powers, mantissas, strict=True))
     at = np.arange(k) // block
-    left = decode(a, dtype).astype(np.float64) * decode(a_scale, "e8m0")[:, at]
-    right = decode(b, dtype).astype(np.float64) * decode(b_scale, "e8m0")[at]
+    left = decode(a, element).astype(np.float64) * decode(a_scale, scale)[:, at]
+    right = decode(b, element).astype(np.float64) * decode(b_scale, scale)[at]
     expected, bound = _product(left, right, k, block, fill == "integer" and k < 2**24)
     dims = (("m", m), ("n", n), ("k", k), ("block", block))
     frozen(expected, bound)

@@ -259,6 +259,57 @@ def _qgemm(case: Case) -> Iterator[Mistake]:
     yield "low-precision accumulator: sums of two products saturate in 16 bits, as of vpmaddubsw", pairs
 
 
+def _weight_gemm(case: Case) -> Iterator[Mistake]:
+    x, q, scale = _wide(case)
+    size = dict(case.dims)["group"]
+    group = np.arange(q.shape[0]) // size
+    weights = scale[group]
+    yield "missing scale: of the weights", x @ q
+    yield "wrong scale: that of the first group for all k", x @ (q * scale[:1])
+    yield "wrong scale: that of the next group", x @ (q * np.roll(scale, -1, 0)[group])
+    yield "wrong scale: that of the group before", x @ (q * np.roll(scale, 1, 0)[group])
+    yield "wrong scale: that of the first column for all", x @ (q * weights[:, :1])
+    span = 16 if case.dtype == "int4" else 256
+    yield "wrong sign: weights are read as unsigned", x @ (q % span * weights)
+    yield f"missing zero point: weights are stored with {span // 2} added", x @ ((q + span // 2) * weights)
+    yield "wrong order: neighbours along k are exchanged, as the nibbles of a byte", x @ (_neighbours(q) * weights)
+
+
+def _neighbours(x: Any) -> Any:
+    """Rows 2i and 2i + 1 exchanged."""
+    order = np.arange(len(x)) ^ 1
+    return x[np.where(order < len(x), order, np.arange(len(x)))]
+
+
+def _block_gemm(case: Case) -> Iterator[Mistake]:
+    a, b = case.inputs[:2]
+    element, scales = ("fp4", "fp8") if case.dtype == "nvfp4" else (case.dtype, "e8m0")
+    a_scale, b_scale = (formats.decode(x, scales).astype(np.float64) for x in case.inputs[2:])
+    block = np.arange(a.shape[1]) // dict(case.dims)["block"]
+
+    def again(x: Any = a, w: Any = b, rows: Any = a_scale, cols: Any = b_scale, fmt: str = element) -> Any:
+        left, right = (formats.decode(codes, fmt).astype(np.float64) for codes in (x, w))
+        return (left * rows[:, block]) @ (right * cols[block])
+
+    yield "missing scale: of input 0", again(rows=np.ones_like(a_scale))
+    yield "missing scale: of input 1", again(cols=np.ones_like(b_scale))
+    yield "missing scale: of both inputs", again(rows=np.ones_like(a_scale), cols=np.ones_like(b_scale))
+    yield (
+        "wrong scale: that of the first block for all k",
+        again(rows=a_scale[:, :1] + 0 * a_scale, cols=b_scale[:1] + 0 * b_scale),
+    )
+    for name, step in (("the next block", -1), ("the block before", 1)):
+        yield f"wrong scale: input 0 has that of {name}", again(rows=np.roll(a_scale, step, 1))
+        yield f"wrong scale: input 1 has that of {name}", again(cols=np.roll(b_scale, step, 0))
+    f = formats.get_format(element)
+    for name, other in formats.FORMATS.items():
+        if isinstance(other, formats.FloatFormat) and other.bits == f.bits and name != element:
+            yield f"wrong format: codes are read as {name}", again(fmt=name)
+    if element == "fp4":
+        yield "wrong order: neighbours of input 0 along k are exchanged, as nibbles", again(x=_neighbours(a.T).T)
+        yield "wrong order: neighbours of input 1 along k are exchanged, as nibbles", again(w=_neighbours(b))
+
+
 _MISTAKES: dict[str, Callable[[Case], Iterator[Mistake]]] = {
     "softmax": _softmax,
     "layernorm": _layernorm,
@@ -268,6 +319,8 @@ _MISTAKES: dict[str, Callable[[Case], Iterator[Mistake]]] = {
     "cast": _cast,
     "quantize": _quantize,
     "qgemm": _qgemm,
+    "weight_gemm": _weight_gemm,
+    "block_gemm": _block_gemm,
     "topk": _topk,
     **dict.fromkeys((*REFERENCES, "swiglu"), _elements),
 }

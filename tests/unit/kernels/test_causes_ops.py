@@ -18,6 +18,10 @@ CASES = {
     "cast": nk.golden("cast", dtype="fp8", fill="adversarial", m=16, n=64),
     "quantize": nk.golden("quantize", dtype="int8", m=16, n=64),
     "qgemm": nk.golden("qgemm", dtype="int8", fill="adversarial", m=16, n=24, k=40),
+    "weight_gemm": nk.golden("weight_gemm", dtype="int4", m=8, n=24, k=96, group=32),
+    "block_gemm": nk.golden("block_gemm", dtype="fp8", m=8, n=24, k=96),
+    "block_gemm, mxfp4": nk.golden("block_gemm", dtype="fp4", m=8, n=24, k=96),
+    "block_gemm, nvfp4": nk.golden("block_gemm", dtype="nvfp4", m=8, n=24, k=96),
     "topk": nk.golden("topk", rows=8, n=32, k=4),
     "attention": nk.golden("attention", heads=4, kv_heads=2, seq_q=8, seq_kv=16, head_dim=16, v_head_dim=16),
     "attention, int8": nk.golden(
@@ -176,3 +180,48 @@ def test_operands_that_do_not_fit_are_no_crash():
     for inputs in ((), case.inputs[:1], (case.inputs[1],) * 3):
         other = dataclasses.replace(case, inputs=inputs)
         assert causes_ops.guess(other, case.expected + 1, 4.0) == ""
+
+
+def _by_columns(x, w):
+    return _float32(sum(np.outer(x[:, p], w[p]) for p in range(x.shape[1])))
+
+
+def test_weight_gemm():
+    x, q, scale = _wide("weight_gemm")
+    spread = np.repeat(scale, 32, axis=0)
+    for q_, scale_, cause in (
+        (q, 1, "missing scale: of the weights"),
+        (q, scale[0], "wrong scale: that of the first group"),
+        (q, np.repeat(scale[[1, 2, 0]], 32, axis=0), "wrong scale: that of the next group"),
+        (q, np.repeat(scale[[2, 0, 1]], 32, axis=0), "wrong scale: that of the group before"),
+        (q, spread[:, [0]], "wrong scale: that of the first column"),
+        (np.where(q < 0, q + 16, q), spread, "wrong sign: weights are read as unsigned"),
+        (q + 8, spread, "missing zero point: weights are stored with 8 added"),
+        (q.reshape(48, 2, 24)[:, ::-1].reshape(96, 24), spread, "wrong order: neighbours along k"),
+    ):
+        assert _judge("weight_gemm", _by_columns(x, q_ * scale_)).startswith(cause)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name.startswith("block_gemm")])
+def test_block_gemm(name):
+    a, b, a_scale, b_scale = CASES[name].inputs
+    element, kind, block = ("fp4", "fp8", 16) if "nvfp4" in name else ("fp4" if "fp4" in name else "fp8", "e8m0", 32)
+    rows, cols = (formats.decode(x, kind).astype(np.float64) for x in (a_scale, b_scale))
+    x, w = (formats.decode(codes, element).astype(np.float64) for codes in (a, b))
+    across, down = np.repeat(rows, block, axis=1), np.repeat(cols, block, axis=0)
+    order = [*range(1, len(cols)), 0]
+    for left, right, cause in (
+        (x, w * down, "missing scale: of input 0"),
+        (x * across, w, "missing scale: of input 1"),
+        (x, w, "missing scale: of both"),
+        (x * rows[:, [0]], w * cols[0], "wrong scale: that of the first block"),
+        (x * np.repeat(rows[:, order], block, axis=1), w * down, "wrong scale: input 0 has that of the next"),
+        (x * across, w * np.repeat(cols[order], block, axis=0), "wrong scale: input 1 has that of the next"),
+    ):
+        assert _judge(name, _by_columns(left, right)).startswith(cause)
+    if element == "fp4":
+        turned = x.reshape(8, 48, 2)[:, :, ::-1].reshape(8, 96)
+        assert _judge(name, _by_columns(turned * across, w * down)).startswith("wrong order: neighbours of input 0")
+    else:
+        x, w = (formats.decode(codes, "fp8_e5m2").astype(np.float64) for codes in (a, b))
+        assert _judge(name, _by_columns(x * across, w * down)).startswith("wrong format: codes are read as fp8_e5m2")

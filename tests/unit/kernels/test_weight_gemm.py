@@ -13,6 +13,7 @@ from npusim.errors import InputError
 
 VARIANTS = nk.variants("weight_gemm")
 INT8 = nk.variants("weight_gemm_int8")
+BLOCK_FORMATS = ("fp8", "fp8_e5m2", "fp6", "fp4", "nvfp4")
 SIZES = (0, 1, 2, 3, 4, 5, 7, 8, 15, 16, 17, 31, 33, 67)
 FILLS = ("uniform", "integer", "adversarial", "realistic")
 
@@ -124,13 +125,16 @@ def test_threads_do_not_change_a_bit(variant):
 
 
 @pytest.mark.parametrize("variant", nk.variants("block_gemm"))
-@pytest.mark.parametrize(("dtype", "fill"), [(d, f) for d in ("fp8", "fp8_e5m2", "fp6", "fp4") for f in FILLS])
+@pytest.mark.parametrize(("dtype", "fill"), [(d, f) for d in BLOCK_FORMATS for f in FILLS])
 def test_block_scaled_products_are_within_the_proven_bound(variant, dtype, fill):
     for seed, (m, n, k) in enumerate(SHAPES):
         block = (16, 32, 128)[seed % 3]
         case = nk.golden("block_gemm", m=m, n=n, k=k, block=block, dtype=dtype, fill=fill, seed=seed)
 
-        got = nk.block_gemm(*case.inputs, fmt=dtype, scale_fmt="e8m0", block=block, variant=variant, threads=2)
+        how = (
+            {"fmt": "fp4", "scale_fmt": "fp8", "block": 16} if dtype == "nvfp4" else {"fmt": dtype, "scale_fmt": "e8m0"}
+        )
+        got = nk.block_gemm(*case.inputs, **{"block": block, **how}, variant=variant, threads=2)
 
         assert _worst(got, case) <= 1, (m, n, k, block)
 
