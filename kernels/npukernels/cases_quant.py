@@ -10,6 +10,7 @@ and one for each block that follows.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -23,24 +24,54 @@ _CHUNK = 128
 _LEAST_BLOCK, _BLOCK = 256, 384  # of k in the matrix products, of any variant
 
 
-@maker("qgemm", ("int8",), m=None, n=None, k=None, a_unsigned=0)
-def _qgemm(dtype: str, fill: str, seed: int, m: int, n: int, k: int, a_unsigned: int) -> Case:
-    """A int8, or uint8 with ``a_unsigned=1``, B int8: exact int32. ``adversarial`` holds extremes only."""
+@maker("qgemm", ("int8",), m=None, n=None, k=None, a_unsigned=0, requantised=0)
+def _qgemm(dtype: str, fill: str, seed: int, m: int, n: int, k: int, a_unsigned: int, requantised: int) -> Case:
+    """A int8, or uint8 with ``a_unsigned=1``, B int8: exact int32. ``adversarial`` holds extremes only.
+
+    ``requantised=1``: to int8, with zero points and a scale a column (see ``_requantised``).
+    """
     if max(m * k, k * n, m * n) >= 2**31:
         raise MemoryError
     draw = Draw(seed)
     low, high = (0, 255) if a_unsigned else (-128, 127)
+    zero = 131 if a_unsigned else -3  # of a requantised product
     a, b = draw.integers(low, high, m, k), draw.integers(-128, 127, k, n)
     if fill == "adversarial":
         a, b = np.where(a > (low + high) / 2, high, low).astype(float), np.where(b > 0, 127.0, -128.0)
     if fill == "realistic":  # outliers saturate
         a = np.clip(np.rint(32 * draw.activations(m, k)) + (128 if a_unsigned else 0), low, high)
         b = np.rint(48 * draw.bell(k, n))
-    expected = a @ b
-    dims = (("m", m), ("n", n), ("k", k), ("a_unsigned", a_unsigned))
+    if fill == "integer" and requantised:  # sums so small that halves of them are ties
+        a, b = np.round(a / 64) + zero - (2 if a_unsigned else 0), np.round(b / 64)
+    dims = (("m", m), ("n", n), ("k", k), ("a_unsigned", a_unsigned), ("requantised", requantised))
     inputs = frozen(a.astype("uint8" if a_unsigned else "int8"), b.astype(np.int8))
-    frozen(expected, bound := np.zeros((m, n)))
+    if requantised:
+        return _requantised(Case("qgemm", dtype, fill, seed, dims, inputs, a @ b, np.zeros((m, n)), "int8"), zero, draw)
+    frozen(expected := a @ b, bound := np.zeros((m, n)))
     return Case("qgemm", dtype, fill, seed, dims, inputs, expected, bound, out_dtype="int32")
+
+
+def _requantised(case: Case, a_zero: int, draw: Draw) -> Case:
+    """``saturate(round_half_even(v s[j]) + out_zero)``, v the sums without ``a_zero``; input 2 is s, the scale of B.
+
+    ``integer``: s are 1/2 and 1/4, every step is exact and ties are frequent. Elsewhere some results saturate, and
+    float32 rounds v and v s once each: results within ``2^-22 |v s|`` of a tie may be off by one, all others not.
+    """
+    b = case.inputs[1].astype(np.float64)
+    v = case.expected - a_zero * b.sum(axis=0)
+    if case.fill == "integer":
+        scale = 2.0 ** -draw.integers(1, 2, b.shape[1])
+    else:
+        scale = (160 + 32 * draw.uniform(b.shape[1])) / np.maximum(np.abs(v).max(axis=0, initial=1), 1)
+    scale = scale.astype(np.float32)
+    exact = v * scale
+    to_tie = np.abs(exact - np.floor(exact) - 0.5)
+    bound = ((to_tie <= 2.0**-22 * np.abs(exact)) & (case.fill != "integer")).astype(np.float64)
+    params = (("a_zero", a_zero), ("out_zero", 5), ("out_dtype", "int8"))
+    whole = np.clip(np.rint(exact) + 5, -128, 127)
+    frozen(whole, bound, scale)
+    inputs = (*case.inputs, scale)
+    return dataclasses.replace(case, inputs=inputs, expected=whole, bound=bound, params=params)
 
 
 @maker("weight_gemm", ("int4", "int8"), m=None, n=None, k=None, group=32)
@@ -98,8 +129,9 @@ def _block_gemm(dtype: str, fill: str, seed: int, m: int, n: int, k: int, block:
     right = decode(b, element).astype(np.float64) * decode(b_scale, scale)[at]
     expected, bound = _product(left, right, k, block, fill == "integer" and k < 2**24)
     dims = (("m", m), ("n", n), ("k", k), ("block", block))
+    inputs, params = frozen(a, b, a_scale, b_scale), (("fmt", element), ("scale_fmt", scale), ("block", block))
     frozen(expected, bound)
-    return Case("block_gemm", dtype, fill, seed, dims, frozen(a, b, a_scale, b_scale), expected, bound)
+    return Case("block_gemm", dtype, fill, seed, dims, inputs, expected, bound, params=params)
 
 
 def _product(

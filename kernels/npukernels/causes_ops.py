@@ -39,7 +39,12 @@ def guess(case: Case, got: Float64, within: float) -> str:
         return ""
     try:
         return _first_match(case, got, within, mistakes(case))
-    except (ValueError, IndexError, InputError):  # a case from a file may have operands of any number and shape
+    except (
+        ValueError,
+        IndexError,
+        KeyError,
+        InputError,
+    ):  # a case from a file may have operands of any number and shape
         return ""
 
 
@@ -242,7 +247,9 @@ def _topk(case: Case) -> Iterator[Mistake]:
 
 def _qgemm(case: Case) -> Iterator[Mistake]:
     a, b = (x.astype(np.int64) for x in case.inputs[:2])
-    if dict(case.params) or len(case.inputs) != 2:
+    if "out_zero" in dict(case.params):
+        yield from _requantised(case, a, b)
+    if len(case.inputs) != 2:
         return
     yield (
         "wrong sign: input 0 is read as unsigned" if a.min(initial=0) < 0 else "wrong sign: input 0 is read as signed",
@@ -257,6 +264,31 @@ def _qgemm(case: Case) -> Iterator[Mistake]:
     if even < a.shape[1]:
         pairs += np.outer(a[:, -1], b[-1])
     yield "low-precision accumulator: sums of two products saturate in 16 bits, as of vpmaddubsw", pairs
+
+
+def _requantised(case: Case, a: Any, b: Any) -> Iterator[Mistake]:
+    how, scale = dict(case.params), case.inputs[2].astype(np.float64)
+    a_zero, out_zero = int(how["a_zero"]), int(how["out_zero"])
+    sums = (a - a_zero) @ b
+    low, high = limits("int8")
+
+    def made(v: Any = sums, s: Any = scale, zero: int = out_zero, rounded: Any = np.rint) -> Any:
+        return np.clip(rounded(v * s) + zero, low, high)
+
+    yield "missing zero point: of input 0", made(a @ b)
+    yield "wrong zero point: that of input 0 is added", made((a + a_zero) @ b)
+    yield "missing zero point: of the output", made(zero=0)
+    yield "wrong zero point: that of the output is subtracted", made(zero=-out_zero)
+    yield "wrong scale: that of the first column for all", made(s=scale[0])
+    yield "rounding: towards zero instead of to nearest", made(rounded=np.trunc)
+    yield "rounding: down instead of to nearest", made(rounded=np.floor)
+    yield "rounding: ties up instead of to even", made(rounded=lambda y: np.floor(y + 0.5))
+    yield (
+        "rounding: ties away from zero instead of to even",
+        made(rounded=lambda y: np.copysign(np.floor(np.abs(y) + 0.5), y)),
+    )
+    span = high - low + 1
+    yield "non-saturating cast: results wrap around", (np.rint(sums * scale) + out_zero - low) % span + low
 
 
 def _weight_gemm(case: Case) -> Iterator[Mistake]:
@@ -283,9 +315,10 @@ def _neighbours(x: Any) -> Any:
 
 def _block_gemm(case: Case) -> Iterator[Mistake]:
     a, b = case.inputs[:2]
-    element, scales = ("fp4", "fp8") if case.dtype == "nvfp4" else (case.dtype, "e8m0")
-    a_scale, b_scale = (formats.decode(x, scales).astype(np.float64) for x in case.inputs[2:])
-    block = np.arange(a.shape[1]) // dict(case.dims)["block"]
+    how = dict(case.params)
+    element = str(how["fmt"])
+    a_scale, b_scale = (formats.decode(x, str(how["scale_fmt"])).astype(np.float64) for x in case.inputs[2:])
+    block = np.arange(a.shape[1]) // int(how["block"])
 
     def again(x: Any = a, w: Any = b, rows: Any = a_scale, cols: Any = b_scale, fmt: str = element) -> Any:
         left, right = (formats.decode(codes, fmt).astype(np.float64) for codes in (x, w))

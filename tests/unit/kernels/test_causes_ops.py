@@ -18,6 +18,8 @@ CASES = {
     "cast": nk.golden("cast", dtype="fp8", fill="adversarial", m=16, n=64),
     "quantize": nk.golden("quantize", dtype="int8", m=16, n=64),
     "qgemm": nk.golden("qgemm", dtype="int8", fill="adversarial", m=16, n=24, k=40),
+    "requantised": nk.golden("qgemm", dtype="int8", m=16, n=24, k=200, requantised=1),
+    "requantised, ties": nk.golden("qgemm", dtype="int8", fill="integer", m=16, n=24, k=400, requantised=1),
     "weight_gemm": nk.golden("weight_gemm", dtype="int4", m=8, n=24, k=96, group=32),
     "block_gemm": nk.golden("block_gemm", dtype="fp8", m=8, n=24, k=96),
     "block_gemm, mxfp4": nk.golden("block_gemm", dtype="fp4", m=8, n=24, k=96),
@@ -180,6 +182,35 @@ def test_operands_that_do_not_fit_are_no_crash():
     for inputs in ((), case.inputs[:1], (case.inputs[1],) * 3):
         other = dataclasses.replace(case, inputs=inputs)
         assert causes_ops.guess(other, case.expected + 1, 4.0) == ""
+
+
+def _int8(x):
+    return np.clip(x, -128, 127).astype(np.int8)
+
+
+def test_requantised_products():
+    a, b = (x.astype(int) for x in CASES["requantised"].inputs[:2])
+    scale = CASES["requantised"].inputs[2].astype(np.float64)
+    right = (a + 3) @ b  # zero points -3 and 5
+    for output, cause in (
+        (_int8(np.rint(a @ b * scale) + 5), "missing zero point: of input 0"),
+        (_int8(np.rint((a - 3) @ b * scale) + 5), "wrong zero point: that of input 0 is added"),
+        (_int8(np.rint(right * scale)), "missing zero point: of the output"),
+        (_int8(np.rint(right * scale) - 5), "wrong zero point: that of the output"),
+        (_int8(np.rint(right * scale[0]) + 5), "wrong scale: that of the first column"),
+        (_int8(np.floor(right * scale) + 5), "rounding: down"),
+        (_int8(np.trunc(right * scale) + 5), "rounding: towards zero"),
+        ((np.rint(right * scale) + 5).astype(int).astype(np.int8), "non-saturating cast"),
+    ):
+        assert _judge("requantised", output).startswith(cause), cause
+
+
+def test_ties_of_requantised_products():
+    a, b = (x.astype(int) for x in CASES["requantised, ties"].inputs[:2])
+    exact = (a + 3) @ b * CASES["requantised, ties"].inputs[2].astype(np.float64)
+    away = np.copysign(np.floor(np.abs(exact) + 0.5), exact)
+    assert "ties" in _judge("requantised, ties", _int8(np.floor(exact + 0.5) + 5))
+    assert "ties" in _judge("requantised, ties", _int8(away + 5))
 
 
 def _by_columns(x, w):

@@ -234,3 +234,18 @@ def test_golden_cases_are_exact(fill):
     for unsigned, variant in itertools.product((0, 1), VARIANTS):
         case = nk.golden("qgemm", m=20, n=30, k=50, a_unsigned=unsigned, dtype="int8", fill=fill)
         assert np.array_equal(nk.qgemm(*case.inputs, variant=variant), case.expected) and not case.bound.any()
+
+
+@pytest.mark.parametrize("fill", ["uniform", "integer", "adversarial", "realistic"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_requantised_golden_cases_hold(variant, fill):
+    for seed, unsigned in itertools.product(range(20), (0, 1)):
+        m, n, k = 1 + seed % 7, 3 + 5 * seed, 40 * seed
+        sizes = {"m": m, "n": n, "k": k, "a_unsigned": unsigned, "requantised": 1}
+        case = nk.golden("qgemm", dtype="int8", fill=fill, seed=seed, **sizes)
+        a, b, scale = case.inputs
+        off = np.abs(nk.qgemm(a, b, b_scale=scale, **dict(case.params), variant=variant) - case.expected)
+        assert (off <= case.bound).all() and case.bound.mean() < 0.01
+        if fill == "integer":  # ties there are, and they are exact
+            v = (a.astype(int) - dict(case.params)["a_zero"]) @ b.astype(int) * scale.astype(float)
+            assert not case.bound.any() and (k < 400 or (v % 1 == 0.5).any())
