@@ -74,9 +74,12 @@ def _requantised(case: Case, a_zero: int, draw: Draw) -> Case:
     return dataclasses.replace(case, inputs=inputs, expected=whole, bound=bound, params=params)
 
 
-@maker("weight_gemm", ("int4", "int8"), m=None, n=None, k=None, group=32)
-def _weight_gemm(dtype: str, fill: str, seed: int, m: int, n: int, k: int, group: int) -> Case:
-    """x float32, q, scale (groups, n): ``x (scale q)``; bound of ``compute="fp32"``."""
+@maker("weight_gemm", ("int4", "int8"), m=None, n=None, k=None, group=32, asymmetric=0)
+def _weight_gemm(dtype: str, fill: str, seed: int, m: int, n: int, k: int, group: int, asymmetric: int) -> Case:
+    """x float32, q, scale (groups, n): ``x (scale q)``; bound of ``compute="fp32"``.
+
+    ``asymmetric=1``: ``x (scale (q - zero))``, input 3 the zero points, (groups, n).
+    """
     if max(m * k, k * n, m * n) >= 2**31:
         raise MemoryError
     draw, limit = Draw(seed), 7 if dtype == "int4" else 127
@@ -93,11 +96,13 @@ def _weight_gemm(dtype: str, fill: str, seed: int, m: int, n: int, k: int, group
             x, scale = x * 2.0 ** draw.integers(-10, 10, m, k), scale * 2.0 ** draw.integers(-10, 10, groups, n)
             x = x.astype(np.float32).astype(np.float64)
     x32, scale32 = x.astype(np.float32), scale.astype(np.float32)
-    w = scale32.astype(np.float64)[np.arange(k) // group] * q
+    zero = draw.integers(-2, 2, groups, n) if asymmetric else np.zeros((groups, n))
+    at = np.arange(k) // group
+    w = scale32.astype(np.float64)[at] * (q - zero[at])
     ordinary = min(k, _BLOCK) + math.ceil(k / _LEAST_BLOCK) + 2
-    expected, bound = _product(x32.astype(np.float64), w, k, group, fill == "integer" and 3 * k < 2**24, ordinary)
-    dims = (("m", m), ("n", n), ("k", k), ("group", group))
-    inputs = frozen(x32, q.astype(np.int8), scale32)
+    expected, bound = _product(x32.astype(np.float64), w, k, group, fill == "integer" and 5 * k < 2**24, ordinary)
+    dims = (("m", m), ("n", n), ("k", k), ("group", group), ("asymmetric", asymmetric))
+    inputs = frozen(x32, q.astype(np.int8), scale32, *([zero.astype(np.int8)] if asymmetric else []))
     frozen(expected, bound)
     return Case("weight_gemm", dtype, fill, seed, dims, inputs, expected, bound)
 

@@ -292,19 +292,24 @@ def _requantised(case: Case, a: Any, b: Any) -> Iterator[Mistake]:
 
 
 def _weight_gemm(case: Case) -> Iterator[Mistake]:
-    x, q, scale = _wide(case)
-    size = dict(case.dims)["group"]
-    group = np.arange(q.shape[0]) // size
-    weights = scale[group]
-    yield "missing scale: of the weights", x @ q
-    yield "wrong scale: that of the first group for all k", x @ (q * scale[:1])
-    yield "wrong scale: that of the next group", x @ (q * np.roll(scale, -1, 0)[group])
-    yield "wrong scale: that of the group before", x @ (q * np.roll(scale, 1, 0)[group])
-    yield "wrong scale: that of the first column for all", x @ (q * weights[:, :1])
+    x, q, scale, *zeros = _wide(case)
+    group = np.arange(q.shape[0]) // dict(case.dims)["group"]
+    zero = zeros[0].astype(np.float64) if zeros else np.zeros_like(scale)
+    steps, weights = q - zero[group], scale[group]
+    if zeros:
+        yield "missing zero point: of the weights", x @ (q * weights)
+        yield "wrong zero point: added instead of subtracted", x @ ((q + zero[group]) * weights)
+        yield "wrong zero point: subtracted after the scale", x @ (q * weights - zero[group])
+    yield "missing scale: of the weights", x @ steps
+    yield "wrong scale: that of the first group for all k", x @ (steps * scale[:1])
+    yield "wrong scale: that of the next group", x @ (steps * np.roll(scale, -1, 0)[group])
+    yield "wrong scale: that of the group before", x @ (steps * np.roll(scale, 1, 0)[group])
+    yield "wrong scale: that of the first column for all", x @ (steps * weights[:, :1])
     span = 16 if case.dtype == "int4" else 256
-    yield "wrong sign: weights are read as unsigned", x @ (q % span * weights)
-    yield f"missing zero point: weights are stored with {span // 2} added", x @ ((q + span // 2) * weights)
-    yield "wrong order: neighbours along k are exchanged, as the nibbles of a byte", x @ (_neighbours(q) * weights)
+    yield "wrong sign: weights are read as unsigned", x @ ((q % span - zero[group]) * weights)
+    yield f"missing zero point: weights are stored with {span // 2} added", x @ ((steps + span // 2) * weights)
+    turned = _neighbours(q) - zero[group]
+    yield "wrong order: neighbours along k are exchanged, as the nibbles of a byte", x @ (turned * weights)
 
 
 def _neighbours(x: Any) -> Any:

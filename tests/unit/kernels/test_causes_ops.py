@@ -21,6 +21,7 @@ CASES = {
     "requantised": nk.golden("qgemm", dtype="int8", m=16, n=24, k=200, requantised=1),
     "requantised, ties": nk.golden("qgemm", dtype="int8", fill="integer", m=16, n=24, k=400, requantised=1),
     "weight_gemm": nk.golden("weight_gemm", dtype="int4", m=8, n=24, k=96, group=32),
+    "asymmetric": nk.golden("weight_gemm", dtype="int4", m=8, n=24, k=96, group=32, asymmetric=1),
     "block_gemm": nk.golden("block_gemm", dtype="fp8", m=8, n=24, k=96),
     "block_gemm, mxfp4": nk.golden("block_gemm", dtype="fp4", m=8, n=24, k=96),
     "block_gemm, nvfp4": nk.golden("block_gemm", dtype="nvfp4", m=8, n=24, k=96),
@@ -231,6 +232,18 @@ def test_weight_gemm():
         (q.reshape(48, 2, 24)[:, ::-1].reshape(96, 24), spread, "wrong order: neighbours along k"),
     ):
         assert _judge("weight_gemm", _by_columns(x, q_ * scale_)).startswith(cause)
+
+
+def test_asymmetric_weights():
+    x, q, scale, zero = _wide("asymmetric")
+    spread, zeros = np.repeat(scale, 32, axis=0), np.repeat(zero, 32, axis=0)
+    for w, cause in (
+        (q * spread, "missing zero point: of the weights"),
+        ((q + zeros) * spread, "wrong zero point: added"),
+        (q * spread - zeros, "wrong zero point: subtracted after"),
+        (q - zeros, "missing scale: of the weights"),
+    ):
+        assert _judge("asymmetric", _by_columns(x, w)).startswith(cause)
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name.startswith("block_gemm")])

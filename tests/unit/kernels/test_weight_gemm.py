@@ -41,9 +41,10 @@ def test_there_are_as_many_shapes_as_promised():
 def test_every_shape_is_within_the_proven_bound(variant, dtype, fill):
     for seed, (m, n, k) in enumerate(SHAPES):
         group = (8, 32, 64, 128, 256)[seed % 5]
-        case = nk.golden("weight_gemm", m=m, n=n, k=k, group=group, dtype=dtype, fill=fill, seed=seed)
-        x, q, scale = case.inputs
-        weight = nk.prepack_weight(q, scale, bits=int(dtype[3:]), group=group)
+        sizes = {"m": m, "n": n, "k": k, "group": group, "asymmetric": seed % 2}
+        case = nk.golden("weight_gemm", dtype=dtype, fill=fill, seed=seed, **sizes)
+        x, *weights = case.inputs
+        weight = nk.prepack_weight(*weights, bits=int(dtype[3:]), group=group)
 
         assert _worst(nk.weight_gemm(x, weight, variant=variant), case) <= 1, (m, n, k, group)
 
