@@ -61,6 +61,17 @@ TARGET NPK_INLINE void to_float(const qgemm_output *q, int64_t i, int64_t j, int
     }
 }
 
+TARGET static uint32_t sum_row(int64_t k, const uint8_t *a, bool is_signed) {
+    uint32_t sum = 0;
+    if (is_signed)
+        for (int64_t p = 0; p < k; p++)
+            sum += (uint32_t)(int8_t)a[p];
+    else
+        for (int64_t p = 0; p < k; p++)
+            sum += a[p];
+    return sum;
+}
+
 enum { FINISH_STEP = 512 };
 
 TARGET static void finish(const qgemm_output *q, int64_t i, int64_t j, int64_t n, const int32_t *acc,
