@@ -100,10 +100,10 @@ static void convert_rows(const block *t, int64_t k0, int64_t kc) {
     }
 }
 
-/* Fetches bytes of what will be read next, which may lie past the end. */
-static void fetch(const int8_t *b, int64_t from, int64_t to) {
-    for (; from < to; from += 64)
-        __builtin_prefetch((const void *)((uintptr_t)b + (uintptr_t)from));
+/* Fetches some of what will be read next, which may lie past the end. */
+static void fetch(const int8_t *b, int64_t next, int64_t lines) {
+    for (int64_t line = 0; line < lines; line++)
+        __builtin_prefetch((const void *)((uintptr_t)b + (uintptr_t)(next + 64 * line)));
 }
 
 /* One block of k of `width` panels; what follows is `next` bytes after it. */
@@ -119,11 +119,11 @@ static void multiply_part(const block *t, bool small, int width, int64_t k4, con
         b = t->expanded;
     }
     int64_t step = even_block(t->rows, as_is ? way->direct_mr : way->mr, 1); /* 8 rows are 4 + 4, not 6 + 2 */
-    for (int64_t i = 0; i < t->rows; i += step) {
-        int64_t rows = npk_min(step, t->rows - i);
-        tiles[rows - 1](k4, a + i * stride, stride, b, panel_bytes, acc + i * t->ldacc, t->ldacc, accumulate);
-        if (!as_is)
-            fetch(packed, next + i * k4 / t->rows * 64, next + (i + rows) * k4 / t->rows * 64);
+    int64_t lines = as_is ? 0 : npk_ceil_div(k4 * step, t->rows);
+    for (int64_t i = 0; i < t->rows; i += step, next += 64 * lines) {
+        tiles[npk_min(step, t->rows - i) - 1](k4, a + i * stride, stride, b, panel_bytes, acc + i * t->ldacc, t->ldacc,
+                                              accumulate);
+        fetch(packed, next, lines);
     }
 }
 
