@@ -106,13 +106,13 @@ static void fetch(const int8_t *b, int64_t next, int64_t lines) {
         __builtin_prefetch((const void *)((uintptr_t)b + (uintptr_t)(next + 64 * line)));
 }
 
-/* One block of k of `width` panels; what follows is `next` bytes after it. */
-static void multiply_part(const block *t, bool small, int width, int64_t k4, const char *a, const int8_t *b,
+/* One block of k of a tile's panels; what follows is `next` bytes after it. */
+static void multiply_part(const block *t, bool small, bool narrow, int64_t k4, const char *a, const int8_t *b,
                           int64_t next, int32_t *acc, bool accumulate) {
     const qgemm_way *way = way_of(t->g, small);
     int64_t stride = t->left[small].stride, panel_bytes = npk_round_up(t->g->k, 4) * QGEMM_NR;
     bool as_is = t->left[small].as_is;
-    const qgemm_tile *tiles = as_is ? way->direct : width == t->g->ctx->panels ? way->tile : way->single;
+    const qgemm_tile *tiles = as_is ? way->direct : narrow ? way->narrow : way->tile;
     const int8_t *packed = b;
     if (!as_is && way->expand) {
         way->expand(k4, b, t->expanded);
@@ -132,14 +132,15 @@ static void multiply_panels(const block *t, int64_t k0, int64_t kc) {
     const product *g = t->g;
     int64_t panel_bytes = npk_round_up(g->k, 4) * QGEMM_NR;
     for (int64_t q = 0; q < t->panels;) {
-        int width = t->panels - q >= g->ctx->panels ? g->ctx->panels : 1;
+        int64_t width = npk_min(g->ctx->panels, t->panels - q);
+        bool narrow = t->cols - q * QGEMM_NR <= g->ctx->narrow;
         bool small = goes_small(g, t->panel + q);
         const left *l = &t->left[small];
         const int8_t *panel = g->packed + (t->panel + q) * panel_bytes + k0 * QGEMM_NR;
         const char *a = l->a;
         for (int64_t p = 0; p < kc; p += l->most, a += t->rows * l->stride) {
             int64_t next = p + l->most < kc ? l->most * QGEMM_NR : width * panel_bytes - p * QGEMM_NR;
-            multiply_part(t, small, width, npk_ceil_div(npk_min(l->most, kc - p), 4), a, panel + p * QGEMM_NR, next,
+            multiply_part(t, small, narrow, npk_ceil_div(npk_min(l->most, kc - p), 4), a, panel + p * QGEMM_NR, next,
                           t->acc + q * QGEMM_NR, k0 + p > 0);
         }
         q += width;

@@ -40,8 +40,16 @@ TARGET NPK_INLINE __m256i plus(__m256i sum, __m256i x) {
     return sum;
 }
 
-TARGET NPK_INLINE void put(int32_t *dst, __m256i v, bool accumulate) {
-    store(dst, accumulate ? _mm256_add_epi32(load(dst), v) : v);
+TARGET NPK_INLINE void put_rows(const int rows, const int halves, __m256i (*sum)[2], int32_t *acc, int64_t ldacc,
+                                bool accumulate) {
+    NPK_UNROLL
+    for (int i = 0; i < rows; i++) {
+        NPK_UNROLL
+        for (int h = 0; h < halves; h++) {
+            int32_t *to = acc + i * ldacc + 8 * h;
+            store(to, accumulate ? _mm256_add_epi32(load(to), sum[i][h]) : sum[i][h]);
+        }
+    }
 }
 
 /* One or two rows leave the core room to look ahead by itself. */
@@ -122,39 +130,40 @@ TARGET static void expand(int64_t k4, const int8_t *panel, void *dst) {
     store((__m256i *)dst + 1, terms[1]);
 }
 
-TARGET NPK_INLINE void multiply(const int rows, int64_t k4, const char *a, int64_t lda, const int8_t *b,
-                                int32_t *acc, int64_t ldacc, bool accumulate) {
+TARGET NPK_INLINE void multiply(const int rows, const int halves, int64_t k4, const char *a, int64_t lda,
+                                const int8_t *b, int32_t *acc, int64_t ldacc, bool accumulate) {
     __m256i sum[MR][2];
     (void)lda;
     NPK_UNROLL
     for (int i = 0; i < rows; i++) {
         NPK_UNROLL
-        for (int h = 0; h < 2; h++)
+        for (int h = 0; h < halves; h++)
             sum[i][h] = _mm256_add_epi32(four_bytes(a + i * QGEMM_A_STRIDE), load(b + 32 * h));
     }
     a += HEADER;
     b += 64;
     for (int64_t p = 0; p < k4; p++, a += 8, b += 128) {
-        __m256i even[2] = {load(b), load(b + 64)}, odd[2] = {load(b + 32), load(b + 96)};
+        __m256i even[2], odd[2];
+        NPK_UNROLL
+        for (int h = 0; h < halves; h++) {
+            even[h] = load(b + 64 * h);
+            odd[h] = load(b + 64 * h + 32);
+        }
         NPK_UNROLL
         for (int i = 0; i < rows; i++) {
             __m256i a_even = four_bytes(a + i * QGEMM_A_STRIDE), a_odd = four_bytes(a + i * QGEMM_A_STRIDE + 4);
             NPK_UNROLL
-            for (int h = 0; h < 2; h++) {
+            for (int h = 0; h < halves; h++) {
                 __m256i x = _mm256_add_epi16(a_even, odd[h]), y = _mm256_add_epi16(a_odd, even[h]);
                 sum[i][h] = plus(sum[i][h], _mm256_madd_epi16(x, y));
             }
         }
     }
-    NPK_UNROLL
-    for (int i = 0; i < rows; i++) {
-        put(acc + i * ldacc, sum[i][0], accumulate);
-        put(acc + i * ldacc + 8, sum[i][1], accumulate);
-    }
+    put_rows(rows, halves, sum, acc, ldacc, accumulate);
 }
 
 /* Few rows: splits B in registers, so that it is read once and written nowhere. */
-TARGET NPK_INLINE void stream(const int rows, int64_t k4, const char *a, int64_t lda, const int8_t *b, int32_t *acc,
+TARGET NPK_INLINE void stream(const int rows, const int halves, int64_t k4, const char *a, int64_t lda, const int8_t *b, int32_t *acc,
                               int64_t ldacc, bool accumulate) {
     __m256i sum[MR][2];
     NPK_UNROLL
@@ -164,7 +173,7 @@ TARGET NPK_INLINE void stream(const int rows, int64_t k4, const char *a, int64_t
     for (int64_t p = 0; p < k4; p++, a += 8, b += 64) {
         fetch_ahead(rows, b);
         NPK_UNROLL
-        for (int h = 0; h < 2; h++) {
+        for (int h = 0; h < halves; h++) {
             __m256i bytes = load(b + 32 * h), even = even_of(bytes), odd = odd_of(bytes);
             NPK_UNROLL
             for (int i = 0; i < rows; i++) {
@@ -173,11 +182,7 @@ TARGET NPK_INLINE void stream(const int rows, int64_t k4, const char *a, int64_t
             }
         }
     }
-    NPK_UNROLL
-    for (int i = 0; i < rows; i++) {
-        put(acc + i * ldacc, sum[i][0], accumulate);
-        put(acc + i * ldacc + 8, sum[i][1], accumulate);
-    }
+    put_rows(rows, halves, sum, acc, ldacc, accumulate);
 }
 
 TARGET NPK_INLINE __m256i add_pairs(__m256i sum, __m256i pairs) {
@@ -217,17 +222,18 @@ TARGET static void centre(int64_t k4, const int8_t *panel, void *dst) {
     store((__m256i *)dst + 1, terms[1]);
 }
 
-TARGET NPK_INLINE void multiply_quads(const int rows, __m256i (*sum)[2], const char *a, int64_t lda, const int8_t *b) {
-    __m256i first = load(b), second = load(b + 32);
+TARGET NPK_INLINE void multiply_quads(const int rows, const int halves, __m256i (*sum)[2], const char *a, int64_t lda,
+                                      const int8_t *b) {
     NPK_UNROLL
     for (int i = 0; i < rows; i++) {
         __m256i quad = four_bytes(a + i * lda);
-        sum[i][0] = add_pairs(sum[i][0], _mm256_maddubs_epi16(quad, first));
-        sum[i][1] = add_pairs(sum[i][1], _mm256_maddubs_epi16(quad, second));
+        NPK_UNROLL
+        for (int h = 0; h < halves; h++)
+            sum[i][h] = add_pairs(sum[i][h], _mm256_maddubs_epi16(quad, load(b + 32 * h)));
     }
 }
 
-TARGET NPK_INLINE void stream_small(const int rows, int64_t k4, const char *a, int64_t lda, const int8_t *b,
+TARGET NPK_INLINE void stream_small(const int rows, const int halves, int64_t k4, const char *a, int64_t lda, const int8_t *b,
                                     int32_t *acc, int64_t ldacc, bool accumulate) {
     __m256i sum[MR][2];
     NPK_UNROLL
@@ -235,64 +241,63 @@ TARGET NPK_INLINE void stream_small(const int rows, int64_t k4, const char *a, i
         sum[i][0] = sum[i][1] = _mm256_setzero_si256();
     for (int64_t p = 0; p < k4; p++, a += 4, b += 64) {
         fetch_ahead(rows, b);
-        multiply_quads(rows, sum, a, lda, b);
+        multiply_quads(rows, halves, sum, a, lda, b);
     }
-    NPK_UNROLL
-    for (int i = 0; i < rows; i++) {
-        put(acc + i * ldacc, sum[i][0], accumulate);
-        put(acc + i * ldacc + 8, sum[i][1], accumulate);
-    }
+    put_rows(rows, halves, sum, acc, ldacc, accumulate);
 }
 
-TARGET NPK_INLINE void multiply_small(const int rows, int64_t k4, const char *a, int64_t lda, const int8_t *b,
-                                      int32_t *acc, int64_t ldacc, bool accumulate) {
+TARGET NPK_INLINE void multiply_small(const int rows, const int halves, int64_t k4, const char *a, int64_t lda,
+                                      const int8_t *b, int32_t *acc, int64_t ldacc, bool accumulate) {
     __m256i sum[MR][2];
     (void)lda;
     NPK_UNROLL
     for (int i = 0; i < rows; i++) {
-        sum[i][0] = load(b);
-        sum[i][1] = load(b + 32);
+        NPK_UNROLL
+        for (int h = 0; h < halves; h++)
+            sum[i][h] = load(b + 32 * h);
     }
     b += 64;
     for (int64_t p = 0; p + 2 <= k4; p += 2, a += 8, b += 192) {
-        __m256i b0 = load(b), b1 = load(b + 32), b2 = load(b + 64), b3 = load(b + 96);
         NPK_UNROLL
         for (int i = 0; i < rows; i++) {
             __m256i x = four_bytes(a + i * QGEMM_A_STRIDE), y = four_bytes(a + i * QGEMM_A_STRIDE + 4);
-            __m256i left = _mm256_sub_epi16(_mm256_maddubs_epi16(x, b0), load(b + 128));
-            sum[i][0] = add_pairs(sum[i][0], _mm256_add_epi16(left, _mm256_maddubs_epi16(y, b2)));
-            __m256i right = _mm256_sub_epi16(_mm256_maddubs_epi16(x, b1), load(b + 160));
-            sum[i][1] = add_pairs(sum[i][1], _mm256_add_epi16(right, _mm256_maddubs_epi16(y, b3)));
+            NPK_UNROLL
+            for (int h = 0; h < halves; h++) {
+                __m256i first = _mm256_maddubs_epi16(x, load(b + 32 * h));
+                __m256i second = _mm256_maddubs_epi16(y, load(b + 64 + 32 * h));
+                first = _mm256_sub_epi16(first, load(b + 128 + 32 * h));
+                sum[i][h] = add_pairs(sum[i][h], _mm256_add_epi16(first, second));
+            }
         }
     }
     if (k4 % 2)
-        multiply_quads(rows, sum, a, QGEMM_A_STRIDE, b);
-    NPK_UNROLL
-    for (int i = 0; i < rows; i++) {
-        put(acc + i * ldacc, sum[i][0], accumulate);
-        put(acc + i * ldacc + 8, sum[i][1], accumulate);
-    }
+        multiply_quads(rows, halves, sum, a, QGEMM_A_STRIDE, b);
+    put_rows(rows, halves, sum, acc, ldacc, accumulate);
 }
 
-#define ROWS(name, r)                                                                                            \
-    TARGET static void name##r(int64_t k4, const void *a, int64_t lda, const int8_t *b, int64_t next,            \
-                               int32_t *acc, int64_t ldacc, bool accumulate) {                                   \
+/* Up to MR rows of one kind of tile, of as many halves of a panel. */
+#define ROWS(name, r, halves)                                                                                    \
+    TARGET static void name##r##x##halves(int64_t k4, const void *a, int64_t lda, const int8_t *b, int64_t next, \
+                                          int32_t *acc, int64_t ldacc, bool accumulate) {                        \
         (void)next;                                                                                              \
-        name(r, k4, a, lda, b, acc, ldacc, accumulate);                                                          \
+        name(r, halves, k4, a, lda, b, acc, ldacc, accumulate);                                                  \
     }
-#define UP_TO_4(name) ROWS(name, 1) ROWS(name, 2) ROWS(name, 3) ROWS(name, 4)
-UP_TO_4(multiply)
-UP_TO_4(stream)
-UP_TO_4(multiply_small)
-UP_TO_4(stream_small)
+#define TILES(name, halves)                                                                                      \
+    ROWS(name, 1, halves)                                                                                        \
+    ROWS(name, 2, halves)                                                                                        \
+    ROWS(name, 3, halves)                                                                                        \
+    ROWS(name, 4, halves)                                                                                        \
+    static const qgemm_tile name##_x##halves[MR] = {name##1x##halves, name##2x##halves, name##3x##halves,        \
+                                                    name##4x##halves};
+TILES(multiply, 1) TILES(multiply, 2)
+TILES(multiply_small, 1) TILES(multiply_small, 2)
+TILES(stream, 2)
+TILES(stream_small, 2)
 
-static const qgemm_tile TILE[MR] = {multiply1, multiply2, multiply3, multiply4};
-static const qgemm_tile STREAM[MR] = {stream1, stream2, stream3, stream4};
-static const qgemm_tile SMALL_TILE[MR] = {multiply_small1, multiply_small2, multiply_small3, multiply_small4};
-static const qgemm_tile SMALL_STREAM[MR] = {stream_small1, stream_small2, stream_small3, stream_small4};
-static const qgemm_way SMALL = {1, convert_small, centre, MR, SMALL_TILE, NULL, FEW_SMALL, MR, SMALL_STREAM};
-static const qgemm_ctx CTX = {
-    {2, convert, expand, MR, TILE, NULL, FEW, MR, STREAM}, &SMALL, 1, 0, 192, 512, sum_bytes, finish};
+static const qgemm_way SMALL = {1,  convert_small, centre, MR, multiply_small_x2, multiply_small_x1, FEW_SMALL, MR,
+                                stream_small_x2};
+static const qgemm_ctx CTX = {{2, convert, expand, MR, multiply_x2, multiply_x1, FEW, MR, stream_x2}, &SMALL, 1, 8, 0,
+                              192, 512, sum_bytes, finish};
 
 const qgemm_ctx *qgemm_ctx_avx2(void) { return npk_cpu_supports("avx2") ? &CTX : NULL; }
 #else

@@ -76,7 +76,7 @@ static const qgemm_tile WIDE[MR] = {wide1, wide2, wide3,  wide4,  wide5,  wide6,
                                     wide8, wide9, wide10, wide11, wide12, wide13, wide14};
 static const qgemm_tile SINGLE[MR] = {single1, single2, single3,  single4,  single5,  single6,  single7,
                                       single8, single9, single10, single11, single12, single13, single14};
-static const qgemm_ctx CTX = {{1, convert, NULL, MR, WIDE, SINGLE, 0, 0, NULL}, NULL, NV, 128, 196, 512, sum_row, finish};
+static const qgemm_ctx CTX = {{1, convert, NULL, MR, WIDE, SINGLE, 0, 0, NULL}, NULL, NV, QGEMM_NR, 128, 196, 512, sum_row, finish};
 
 const qgemm_ctx *qgemm_ctx_vnni(void) {
     return npk_cpu_supports("avx512bw") && npk_cpu_supports("avx512vl") && npk_cpu_supports("avx512_vnni") ? &CTX

@@ -47,7 +47,7 @@ typedef struct {
     void (*expand)(int64_t k4, const int8_t *panel, void *dst);
     int mr;
     const qgemm_tile *tile;   /* tile[r - 1]: r <= mr rows, full width, rows of A QGEMM_A_STRIDE bytes apart */
-    const qgemm_tile *single; /* the same for one panel; NULL when panels is 1 */
+    const qgemm_tile *narrow; /* the same for the last columns, when they are few; NULL: there is none */
     int few;                  /* up to so many rows are better multiplied by panels as they are */
     int direct_mr;
     const qgemm_tile *direct; /* direct[r - 1]: r <= direct_mr rows of one unexpanded panel, any k */
@@ -57,7 +57,8 @@ typedef struct {
 typedef struct {
     qgemm_way any;
     const qgemm_way *small; /* for u8 A and panels of small weights (npk_qgemm_pack); NULL: they are as any */
-    int panels;             /* tiles have panels * 16 columns */
+    int panels;             /* tiles have panels * 16 columns, */
+    int narrow;             /* narrow ones these, at most 16 */
     int a_flip;             /* s8 A becomes u8 by adding 128: its zero point moves too */
     int64_t mc, nc;         /* block of the output whose sums stay in cache */
     uint32_t (*sum_row)(int64_t k, const uint8_t *a, bool is_signed);
