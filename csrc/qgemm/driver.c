@@ -8,7 +8,11 @@
 /* Below this many multiply-adds a thread costs more to start than it saves. */
 static const double MIN_WORK_PER_THREAD = 1 << 21;
 
-enum { ALIGN = 64, A_CACHE = 1 << 18 };
+enum {
+    ALIGN = 64,
+    GROUP = 1024, /* k: blocks of any way divide it */
+    A_CACHE = 1 << 18,
+};
 
 typedef struct {
     const qgemm_ctx *ctx;
@@ -58,22 +62,23 @@ static bool goes_small(const product *g, int64_t panel) { return g->small && g->
 /* As many k at a time as stay in cache, so that panels of few rows are read from end to end. */
 static void set_blocks(block *t) {
     const product *g = t->g;
-    int64_t most = QGEMM_A_BYTES / g->ctx->any.a_size, blocks = 1 + A_CACHE / (t->rows * QGEMM_A_STRIDE);
-    t->group = npk_min(blocks * most, npk_round_up(g->k, most));
+    int64_t units = 1 + A_CACHE / (t->rows * GROUP * g->ctx->any.a_size);
+    t->group = npk_min(units * GROUP, npk_round_up(g->k, 4));
     for (int64_t q = 0; q < t->panels; q++) {
         bool small = goes_small(g, t->panel + q);
         const qgemm_way *way = way_of(g, small);
         left *l = &t->left[small];
         l->as_is = t->rows <= way->few;
-        l->most = l->as_is ? t->group : most;
-        l->stride = l->as_is ? npk_round_up(t->group * way->a_size, ALIGN) + QGEMM_A_EXTRA : QGEMM_A_STRIDE;
+        l->most = l->as_is ? GROUP * units : way->kc;
+        l->stride = l->as_is ? npk_round_up(t->group * way->a_size, ALIGN) + QGEMM_A_EXTRA : way->stride;
     }
 }
 
 static bool get_memory(product *g, block *t) {
-    int64_t bytes[2];
+    int64_t bytes[2] = {0, 0};
     for (int w = 0; w < 2; w++)
-        bytes[w] = t->left[w].most ? npk_round_up(t->group / t->left[w].most * t->rows * t->left[w].stride, ALIGN) : 0;
+        if (t->left[w].stride)
+            bytes[w] = npk_round_up(npk_ceil_div(t->group, t->left[w].most) * t->rows * t->left[w].stride, ALIGN);
     t->ldacc = (t->panels | 1) * QGEMM_NR; /* rows of sums in different cache sets */
     int64_t all = bytes[0] + bytes[1] + QGEMM_B_BYTES + npk_round_up(t->rows * t->ldacc * 4, ALIGN);
     t->memory = aligned_alloc(ALIGN, (size_t)all);

@@ -22,6 +22,7 @@ enum {
     FEW = 4, FEW_SMALL = 16, /* rows up to which a panel is not worth preparing */
     AHEAD = 4096,            /* bytes */
     HEADER = QGEMM_A_EXTRA,
+    STRIDE = 512 + HEADER,
 };
 
 TARGET NPK_INLINE __m256i load(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
@@ -138,7 +139,7 @@ TARGET NPK_INLINE void multiply(const int rows, const int halves, int64_t k4, co
     for (int i = 0; i < rows; i++) {
         NPK_UNROLL
         for (int h = 0; h < halves; h++)
-            sum[i][h] = _mm256_add_epi32(four_bytes(a + i * QGEMM_A_STRIDE), load(b + 32 * h));
+            sum[i][h] = _mm256_add_epi32(four_bytes(a + i * STRIDE), load(b + 32 * h));
     }
     a += HEADER;
     b += 64;
@@ -151,7 +152,7 @@ TARGET NPK_INLINE void multiply(const int rows, const int halves, int64_t k4, co
         }
         NPK_UNROLL
         for (int i = 0; i < rows; i++) {
-            __m256i a_even = four_bytes(a + i * QGEMM_A_STRIDE), a_odd = four_bytes(a + i * QGEMM_A_STRIDE + 4);
+            __m256i a_even = four_bytes(a + i * STRIDE), a_odd = four_bytes(a + i * STRIDE + 4);
             NPK_UNROLL
             for (int h = 0; h < halves; h++) {
                 __m256i x = _mm256_add_epi16(a_even, odd[h]), y = _mm256_add_epi16(a_odd, even[h]);
@@ -260,7 +261,7 @@ TARGET NPK_INLINE void multiply_small(const int rows, const int halves, int64_t 
     for (int64_t p = 0; p + 2 <= k4; p += 2, a += 8, b += 192) {
         NPK_UNROLL
         for (int i = 0; i < rows; i++) {
-            __m256i x = four_bytes(a + i * QGEMM_A_STRIDE), y = four_bytes(a + i * QGEMM_A_STRIDE + 4);
+            __m256i x = four_bytes(a + i * STRIDE), y = four_bytes(a + i * STRIDE + 4);
             NPK_UNROLL
             for (int h = 0; h < halves; h++) {
                 __m256i first = _mm256_maddubs_epi16(x, load(b + 32 * h));
@@ -271,7 +272,7 @@ TARGET NPK_INLINE void multiply_small(const int rows, const int halves, int64_t 
         }
     }
     if (k4 % 2)
-        multiply_quads(rows, halves, sum, a, QGEMM_A_STRIDE, b);
+        multiply_quads(rows, halves, sum, a, STRIDE, b);
     put_rows(rows, halves, sum, acc, ldacc, accumulate);
 }
 
@@ -294,9 +295,9 @@ TILES(multiply_small, 1) TILES(multiply_small, 2)
 TILES(stream, 2)
 TILES(stream_small, 2)
 
-static const qgemm_way SMALL = {1,  convert_small, centre, MR, multiply_small_x2, multiply_small_x1, FEW_SMALL, MR,
+static const qgemm_way SMALL = {1, 512, STRIDE, convert_small, centre, MR, multiply_small_x2, multiply_small_x1, FEW_SMALL, MR,
                                 stream_small_x2};
-static const qgemm_ctx CTX = {{2, convert, expand, MR, multiply_x2, multiply_x1, FEW, MR, stream_x2}, &SMALL, 1, 8, 0,
+static const qgemm_ctx CTX = {{2, 256, STRIDE, convert, expand, MR, multiply_x2, multiply_x1, FEW, MR, stream_x2}, &SMALL, 1, 8, 0,
                               192, 512, sum_bytes, finish};
 
 const qgemm_ctx *qgemm_ctx_avx2(void) { return npk_cpu_supports("avx2") ? &CTX : NULL; }

@@ -33,6 +33,6 @@ NPK_INLINE void multiply(const int rows, int64_t k4, const void *a, int64_t lda,
 ROWS(1) ROWS(2) ROWS(3) ROWS(4)
 
 static const qgemm_tile TILE[MR] = {rows1, rows2, rows3, rows4};
-static const qgemm_ctx CTX = {{2, convert, NULL, MR, TILE, NULL, MR, MR, TILE}, NULL, 1, 0, 0, 64, 256, sum_row, finish};
+static const qgemm_ctx CTX = {{2, 512, 1088, convert, NULL, MR, TILE, NULL, MR, MR, TILE}, NULL, 1, 0, 0, 64, 256, sum_row, finish};
 
 const qgemm_ctx *qgemm_ctx_generic(void) { return &CTX; }

@@ -11,11 +11,9 @@
 #include "api.h"
 
 enum {
-    QGEMM_NR = 16,          /* columns of a panel */
-    QGEMM_A_BYTES = 512,   /* of one row of a converted A block: 512 s16 or 1024 u8 */
-    QGEMM_A_EXTRA = 64,     /* beside them, for what an instruction set wants to know of the row */
-    QGEMM_A_STRIDE = 576,  /* their sum; not a power of two, so rows fall into different cache sets */
-    QGEMM_B_BYTES = QGEMM_NR * QGEMM_A_BYTES + 64, /* of the part of a panel that belongs to such a block */
+    QGEMM_NR = 16,         /* columns of a panel */
+    QGEMM_A_EXTRA = 64,    /* bytes beside a converted row of A, for what an instruction set wants to know of it */
+    QGEMM_B_BYTES = 12352, /* of what tiles read of a panel, at most */
 };
 
 /* Multiplies a fixed number of rows by the columns of one panel, or of two that lie `next` bytes apart:
@@ -40,13 +38,15 @@ typedef void (*qgemm_finish)(const qgemm_output *q, int64_t i, int64_t j, int64_
 /* A way to multiply panels: what A and B are made into, and the tiles that read that. */
 typedef struct {
     int a_size; /* bytes of a converted element of A */
+    int kc;     /* k of a block, a power of two up to 1024 */
+    int stride; /* bytes between its rows of A: not a power of two, so that they fall into different cache sets */
     /* Rows of A to what tiles read, k padded with zeros to a multiple of 4. */
     void (*convert)(int64_t rows, int64_t k, const uint8_t *a, int64_t lda, bool is_signed, void *dst,
                     int64_t stride);
     /* Part of a panel to what tiles read, at most QGEMM_B_BYTES. NULL: they read panels themselves. */
     void (*expand)(int64_t k4, const int8_t *panel, void *dst);
     int mr;
-    const qgemm_tile *tile;   /* tile[r - 1]: r <= mr rows, full width, rows of A QGEMM_A_STRIDE bytes apart */
+    const qgemm_tile *tile;   /* tile[r - 1]: r <= mr rows, full width, rows of A `stride` bytes apart */
     const qgemm_tile *narrow; /* the same for the last columns, when they are few; NULL: there is none */
     int few;                  /* up to so many rows are better multiplied by panels as they are */
     int direct_mr;
