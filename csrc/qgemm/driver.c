@@ -12,6 +12,7 @@ enum {
     ALIGN = 64,
     GROUP = 1024, /* k: blocks of any way divide it */
     A_CACHE = 1 << 18,
+    PLAIN = 1 << 17, /* sums of larger results fall into few cache sets */
 };
 
 typedef struct {
@@ -25,6 +26,7 @@ typedef struct {
     qgemm_output output;
     char *out;
     int64_t out_size;      /* bytes of an output element */
+    bool plain;            /* sums are the result, which is small: full tiles write it */
     int64_t mc, nc;        /* output block of a task */
     int64_t blocks_across;
     int failed;            /* set by any task that finds no memory */
@@ -47,7 +49,8 @@ typedef struct {
 typedef struct {
     const product *g;
     int64_t i0, rows, j0, cols, panel, panels;
-    int64_t group; /* k that A is converted for at a time */
+    int64_t direct; /* columns whose sums are written to the result */
+    int64_t group;  /* k that A is converted for at a time */
     left left[2];
     char *memory;
     int8_t *expanded;
@@ -113,7 +116,7 @@ static void fetch(const int8_t *b, int64_t next, int64_t lines) {
 
 /* One block of k of a tile's panels; what follows is `next` bytes after it. */
 static void multiply_part(const block *t, bool small, bool narrow, int64_t k4, const char *a, const int8_t *b,
-                          int64_t next, int32_t *acc, bool accumulate) {
+                          int64_t next, int32_t *acc, int64_t ldacc, bool accumulate) {
     const qgemm_way *way = way_of(t->g, small);
     int64_t stride = t->left[small].stride, panel_bytes = npk_round_up(t->g->k, 4) * QGEMM_NR;
     bool as_is = t->left[small].as_is;
@@ -126,7 +129,7 @@ static void multiply_part(const block *t, bool small, bool narrow, int64_t k4, c
     int64_t step = even_block(t->rows, as_is ? way->direct_mr : way->mr, 1); /* 8 rows are 4 + 4, not 6 + 2 */
     int64_t lines = as_is ? 0 : npk_ceil_div(k4 * step, t->rows);
     for (int64_t i = 0; i < t->rows; i += step, next += 64 * lines) {
-        tiles[npk_min(step, t->rows - i) - 1](k4, a + i * stride, stride, b, panel_bytes, acc + i * t->ldacc, t->ldacc,
+        tiles[npk_min(step, t->rows - i) - 1](k4, a + i * stride, stride, b, panel_bytes, acc + i * ldacc, ldacc,
                                               accumulate);
         fetch(packed, next, lines);
     }
@@ -143,10 +146,12 @@ static void multiply_panels(const block *t, int64_t k0, int64_t kc) {
         const left *l = &t->left[small];
         const int8_t *panel = g->packed + (t->panel + q) * panel_bytes + k0 * QGEMM_NR;
         const char *a = l->a;
+        bool direct = q * QGEMM_NR < t->direct;
+        int32_t *acc = direct ? (int32_t *)g->out + t->i0 * g->n + t->j0 : t->acc;
         for (int64_t p = 0; p < kc; p += l->most, a += t->rows * l->stride) {
             int64_t next = p + l->most < kc ? l->most * QGEMM_NR : width * panel_bytes - p * QGEMM_NR;
             multiply_part(t, small, narrow, npk_ceil_div(npk_min(l->most, kc - p), 4), a, panel + p * QGEMM_NR, next,
-                          t->acc + q * QGEMM_NR, k0 + p > 0);
+                          acc + q * QGEMM_NR, direct ? g->n : t->ldacc, k0 + p > 0);
         }
         q += width;
     }
@@ -154,13 +159,14 @@ static void multiply_panels(const block *t, int64_t k0, int64_t kc) {
 
 static void finish_rows(const block *t) {
     const product *g = t->g;
-    for (int64_t i = t->i0; i < t->i0 + t->rows; i++) {
+    for (int64_t i = t->i0; i < t->i0 + t->rows && t->direct < t->cols; i++) {
         uint32_t row_sum = 0;
         if (g->output.b_zero)
             row_sum = g->ctx->sum_row(g->k, g->a + i * g->lda, g->a_signed)
                       + (g->a_signed ? (uint32_t)g->ctx->a_flip * (uint32_t)g->k : 0);
-        g->ctx->finish(&g->output, i, t->j0, t->cols, t->acc + (i - t->i0) * t->ldacc, (int32_t)row_sum,
-                       g->out + (i * g->n + t->j0) * g->out_size);
+        g->ctx->finish(&g->output, i, t->j0 + t->direct, t->cols - t->direct,
+                       t->acc + (i - t->i0) * t->ldacc + t->direct, (int32_t)row_sum,
+                       g->out + (i * g->n + t->j0 + t->direct) * g->out_size);
     }
 }
 
@@ -170,6 +176,7 @@ static void run_task(void *context, int64_t task) {
     block t = {.g = g, .i0 = i0, .rows = npk_min(g->mc, g->m - i0), .j0 = j0, .cols = npk_min(g->nc, g->n - j0),
                .panel = j0 / QGEMM_NR};
     t.panels = npk_ceil_div(t.cols, QGEMM_NR);
+    t.direct = g->plain ? t.cols - t.cols % (g->ctx->panels * QGEMM_NR) : 0;
     set_blocks(&t);
     if (!get_memory(g, &t))
         return;
@@ -283,6 +290,7 @@ int npk_qgemm(int isa, int64_t m, int64_t n, int64_t k, const uint8_t *a, int64_
     product g = {.ctx = ctx, .m = m, .n = n, .k = k, .a = a, .lda = lda, .a_signed = a_signed, 
                  .packed = packed, .small = ctx->small && !a_signed ? small : NULL, .output = output, .out = out,
                  .out_size = kind <= NPK_QOUT_F32 ? 4 : 1};
+    g.plain = kind == NPK_QOUT_S32 && !bias && !moved_zero && !b_zero && k > 0 && m <= PLAIN / n;
     int32_t *offset = column_offsets(&g, sums, moved_zero, bias);
     if (!offset)
         return NPK_ENOMEM;
