@@ -23,6 +23,7 @@ typedef struct {
     bool a_signed;
     const int8_t *packed;
     const uint8_t *small;  /* NULL: no panel goes the way for small weights */
+    int32_t b_zero;        /* of all columns, if tiles take it */
     qgemm_output output;
     char *out;
     int64_t out_size;      /* bytes of an output element */
@@ -104,7 +105,7 @@ static void convert_rows(const block *t, int64_t k0, int64_t kc) {
         char *to = l->a;
         for (int64_t p = 0; to && p < kc; p += l->most, to += t->rows * l->stride)
             way_of(g, small)->convert(t->rows, npk_min(l->most, kc - p), g->a + t->i0 * g->lda + k0 + p, g->lda,
-                                      g->a_signed, to, l->stride);
+                                      g->a_signed, g->b_zero, to, l->stride);
     }
 }
 
@@ -222,6 +223,18 @@ static int32_t *column_offsets(const product *g, const int32_t *sums, uint32_t a
     return offset;
 }
 
+/* A zero point that all columns share goes to the tiles. */
+static void take_zero(product *g) {
+    const int32_t *zero = g->output.b_zero;
+    int32_t differ = 0;
+    for (int64_t j = 0; zero && j < g->n; j++)
+        differ |= zero[j] ^ zero[0];
+    if (zero && g->ctx->takes_zero && !differ) {
+        g->b_zero = zero[0];
+        g->output.b_zero = NULL;
+    }
+}
+
 static const qgemm_ctx *context_of(int isa) {
     switch (isa) {
     case NPK_GENERIC: return qgemm_ctx_generic();
@@ -290,11 +303,12 @@ int npk_qgemm(int isa, int64_t m, int64_t n, int64_t k, const uint8_t *a, int64_
     product g = {.ctx = ctx, .m = m, .n = n, .k = k, .a = a, .lda = lda, .a_signed = a_signed, 
                  .packed = packed, .small = ctx->small && !a_signed ? small : NULL, .output = output, .out = out,
                  .out_size = kind <= NPK_QOUT_F32 ? 4 : 1};
-    g.plain = kind == NPK_QOUT_S32 && !bias && !moved_zero && !b_zero && k > 0 && m <= PLAIN / n;
     int32_t *offset = column_offsets(&g, sums, moved_zero, bias);
     if (!offset)
         return NPK_ENOMEM;
     g.output.offset = offset;
+    take_zero(&g);
+    g.plain = kind == NPK_QOUT_S32 && !bias && !moved_zero && !g.output.b_zero && k > 0 && m <= PLAIN / n;
     int status = run(&g, threads);
     free(offset);
     return status;

@@ -64,40 +64,6 @@ TARGET NPK_INLINE __m256i even_of(__m256i b) { return _mm256_maddubs_epi16(_mm25
 
 TARGET NPK_INLINE __m256i odd_of(__m256i b) { return _mm256_srai_epi16(b, 8); }
 
-/* 16 elements as s16, every four in the order 0 2 1 3. Returns minus the sums of a0 a1. */
-TARGET NPK_INLINE __m256i convert_16(const uint8_t *a, bool is_signed, void *to) {
-    const __m256i swap = _mm256_broadcastsi128_si256(
-        _mm_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15));
-    __m128i bytes = _mm_loadu_si128((const __m128i *)a);
-    __m256i x = is_signed ? _mm256_cvtepi8_epi16(bytes) : _mm256_cvtepu8_epi16(bytes);
-    store(to, _mm256_shuffle_epi8(x, swap));
-    return _mm256_madd_epi16(_mm256_srli_epi32(x, 16), _mm256_sub_epi16(_mm256_setzero_si256(), x));
-}
-
-/* Rows of A for any weights: minus the sum of a0 a1, and after a header the elements. */
-TARGET static void convert(int64_t rows, int64_t k, const uint8_t *a, int64_t lda, bool is_signed, void *dst,
-                           int64_t stride) {
-    for (int64_t i = 0; i < rows; i++, a += lda) {
-        char *header = (char *)dst + i * stride, *to = header + HEADER;
-        __m256i sums = _mm256_setzero_si256();
-        int64_t p = 0;
-        for (; p + 16 <= k; p += 16)
-            sums = _mm256_add_epi32(sums, convert_16(a + p, is_signed, to + 2 * p));
-        if (p < k) {
-            uint8_t rest[16] = {0};
-            char converted[32];
-            memcpy(rest, a + p, (size_t)(k - p));
-            sums = _mm256_add_epi32(sums, convert_16(rest, is_signed, converted));
-            memcpy(to + 2 * p, converted, (size_t)npk_round_up(k - p, 4) * 2);
-        }
-        sums = _mm256_hadd_epi32(sums, sums);
-        sums = _mm256_hadd_epi32(sums, sums);
-        __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
-        int32_t term = _mm_cvtsi128_si32(sum);
-        memcpy(header, &term, sizeof term);
-    }
-}
-
 /* Sum of a row of A: vpsadbw adds eight bytes at a time. */
 TARGET static uint32_t sum_bytes(int64_t k, const uint8_t *a, bool is_signed) {
     const uint8_t flip = is_signed ? 0x80 : 0;
@@ -113,6 +79,51 @@ TARGET static uint32_t sum_bytes(int64_t k, const uint8_t *a, bool is_signed) {
     for (; p < k; p++)
         sum += a[p] ^ flip;
     return sum;
+}
+
+/* A header before a row of A says what its sums start from: `zero` times its sum less, if a panel is multiplied as it
+ * is; in the tile of any operands also the sum of a0 a1 less. */
+TARGET NPK_INLINE void put_header(char *row, int32_t as_is, int32_t in_tile) {
+    memcpy(row, &as_is, sizeof as_is);
+    memcpy(row + 4, &in_tile, sizeof in_tile);
+}
+
+TARGET NPK_INLINE uint32_t sum_of(__m256i x) {
+    x = _mm256_hadd_epi32(x, x);
+    x = _mm256_hadd_epi32(x, x);
+    return (uint32_t)_mm256_extract_epi32(x, 0) + (uint32_t)_mm256_extract_epi32(x, 4);
+}
+
+/* 16 elements as s16, every four in the order 0 2 1 3; adds to the sums of a and of a0 a1. */
+TARGET NPK_INLINE void convert_16(const uint8_t *a, bool is_signed, void *to, __m256i *sums, __m256i *products) {
+    const __m256i swap = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15));
+    __m128i bytes = _mm_loadu_si128((const __m128i *)a);
+    __m256i x = is_signed ? _mm256_cvtepi8_epi16(bytes) : _mm256_cvtepu8_epi16(bytes);
+    store(to, _mm256_shuffle_epi8(x, swap));
+    *sums = _mm256_add_epi32(*sums, _mm256_madd_epi16(x, _mm256_set1_epi16(1)));
+    *products = _mm256_add_epi32(*products, _mm256_madd_epi16(_mm256_srli_epi32(x, 16), x));
+}
+
+/* Rows of A for any weights. */
+TARGET static void convert(int64_t rows, int64_t k, const uint8_t *a, int64_t lda, bool is_signed, int32_t zero,
+                           void *dst, int64_t stride) {
+    for (int64_t i = 0; i < rows; i++, a += lda) {
+        char *row = (char *)dst + i * stride, *to = row + HEADER;
+        __m256i sums = _mm256_setzero_si256(), products = sums;
+        int64_t p = 0;
+        for (; p + 16 <= k; p += 16)
+            convert_16(a + p, is_signed, to + 2 * p, &sums, &products);
+        if (p < k) {
+            uint8_t rest[16] = {0};
+            char converted[32];
+            memcpy(rest, a + p, (size_t)(k - p));
+            convert_16(rest, is_signed, converted, &sums, &products);
+            memcpy(to + 2 * p, converted, (size_t)npk_round_up(k - p, 4) * 2);
+        }
+        uint32_t off = (uint32_t)zero * sum_of(sums);
+        put_header(row, (int32_t)-off, (int32_t)(-off - sum_of(products)));
+    }
 }
 
 /* Minus the sums of b0 b1 of all columns; then per 4 k the even and the odd ones of 8 columns and of 8 more. */
@@ -139,7 +150,7 @@ TARGET NPK_INLINE void multiply(const int rows, const int halves, int64_t k4, co
     for (int i = 0; i < rows; i++) {
         NPK_UNROLL
         for (int h = 0; h < halves; h++)
-            sum[i][h] = _mm256_add_epi32(four_bytes(a + i * STRIDE), load(b + 32 * h));
+            sum[i][h] = _mm256_add_epi32(four_bytes(a + i * STRIDE + 4), load(b + 32 * h));
     }
     a += HEADER;
     b += 64;
@@ -169,7 +180,7 @@ TARGET NPK_INLINE void stream(const int rows, const int halves, int64_t k4, cons
     __m256i sum[MR][2];
     NPK_UNROLL
     for (int i = 0; i < rows; i++)
-        sum[i][0] = sum[i][1] = _mm256_setzero_si256();
+        sum[i][0] = sum[i][1] = four_bytes(a + i * lda);
     a += HEADER;
     for (int64_t p = 0; p < k4; p++, a += 8, b += 64) {
         fetch_ahead(rows, b);
@@ -190,13 +201,15 @@ TARGET NPK_INLINE __m256i add_pairs(__m256i sum, __m256i pairs) {
     return plus(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 
-/* Rows of A for fitting weights: as they are, k padded with zeros to a multiple of 4. */
-TARGET static void convert_small(int64_t rows, int64_t k, const uint8_t *a, int64_t lda, bool is_signed, void *dst,
-                        int64_t stride) {
-    (void)is_signed;
+/* Rows of A for small weights: as they are, k padded with zeros to a multiple of 4. */
+TARGET static void convert_small(int64_t rows, int64_t k, const uint8_t *a, int64_t lda, bool is_signed, int32_t zero,
+                                 void *dst, int64_t stride) {
     for (int64_t i = 0; i < rows; i++, a += lda) {
-        memcpy((char *)dst + i * stride, a, (size_t)k);
-        memset((char *)dst + i * stride + k, 0, (size_t)(-k & 3));
+        char *row = (char *)dst + i * stride, *to = row + HEADER;
+        int32_t off = zero ? (int32_t)((uint32_t)zero * -sum_bytes(k, a, is_signed)) : 0;
+        put_header(row, off, off);
+        memcpy(to, a, (size_t)k);
+        memset(to + k, 0, (size_t)(-k & 3));
     }
 }
 
@@ -239,7 +252,8 @@ TARGET NPK_INLINE void stream_small(const int rows, const int halves, int64_t k4
     __m256i sum[MR][2];
     NPK_UNROLL
     for (int i = 0; i < rows; i++)
-        sum[i][0] = sum[i][1] = _mm256_setzero_si256();
+        sum[i][0] = sum[i][1] = four_bytes(a + i * lda);
+    a += HEADER;
     for (int64_t p = 0; p < k4; p++, a += 4, b += 64) {
         fetch_ahead(rows, b);
         multiply_quads(rows, halves, sum, a, lda, b);
@@ -255,8 +269,9 @@ TARGET NPK_INLINE void multiply_small(const int rows, const int halves, int64_t 
     for (int i = 0; i < rows; i++) {
         NPK_UNROLL
         for (int h = 0; h < halves; h++)
-            sum[i][h] = load(b + 32 * h);
+            sum[i][h] = _mm256_add_epi32(four_bytes(a + i * STRIDE), load(b + 32 * h));
     }
+    a += HEADER;
     b += 64;
     for (int64_t p = 0; p + 2 <= k4; p += 2, a += 8, b += 192) {
         NPK_UNROLL
@@ -297,7 +312,7 @@ TILES(stream_small, 2)
 
 static const qgemm_way SMALL = {1, 512, STRIDE, convert_small, centre, MR, multiply_small_x2, multiply_small_x1, FEW_SMALL, MR,
                                 stream_small_x2};
-static const qgemm_ctx CTX = {{2, 256, STRIDE, convert, expand, MR, multiply_x2, multiply_x1, FEW, MR, stream_x2}, &SMALL, 1, 8, 0,
+static const qgemm_ctx CTX = {{2, 256, STRIDE, convert, expand, MR, multiply_x2, multiply_x1, FEW, MR, stream_x2}, &SMALL, 1, 8, 0, true,
                               192, 512, sum_bytes, finish};
 
 const qgemm_ctx *qgemm_ctx_avx2(void) { return npk_cpu_supports("avx2") ? &CTX : NULL; }

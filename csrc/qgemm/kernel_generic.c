@@ -2,10 +2,26 @@
 #include "qgemm.h"
 
 #define TARGET
-#include "convert.h"
 #include "finish.h"
 
 enum { MR = 4 };
+
+/* A as s16. */
+static void convert(int64_t rows, int64_t k, const uint8_t *a, int64_t lda, bool is_signed, int32_t zero,
+                           void *dst, int64_t stride) {
+    (void)zero;
+    for (int64_t i = 0; i < rows; i++, a += lda) {
+        int16_t *restrict to = (int16_t *)((char *)dst + i * stride);
+        if (is_signed)
+            for (int64_t p = 0; p < k; p++)
+                to[p] = (int8_t)a[p];
+        else
+            for (int64_t p = 0; p < k; p++)
+                to[p] = a[p];
+        for (int64_t p = k; p % 4 != 0; p++)
+            to[p] = 0;
+    }
+}
 
 NPK_INLINE void multiply(const int rows, int64_t k4, const void *a, int64_t lda, const int8_t *b, int32_t *acc,
                          int64_t ldacc, bool accumulate) {
@@ -33,6 +49,6 @@ NPK_INLINE void multiply(const int rows, int64_t k4, const void *a, int64_t lda,
 ROWS(1) ROWS(2) ROWS(3) ROWS(4)
 
 static const qgemm_tile TILE[MR] = {rows1, rows2, rows3, rows4};
-static const qgemm_ctx CTX = {{2, 512, 1088, convert, NULL, MR, TILE, NULL, MR, MR, TILE}, NULL, 1, 0, 0, 64, 256, sum_row, finish};
+static const qgemm_ctx CTX = {{2, 512, 1088, convert, NULL, MR, TILE, NULL, MR, MR, TILE}, NULL, 1, 0, 0, false, 64, 256, sum_row, finish};
 
 const qgemm_ctx *qgemm_ctx_generic(void) { return &CTX; }

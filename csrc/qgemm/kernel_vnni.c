@@ -13,8 +13,9 @@
 
 enum { MR = 14, NV = 2, STRIDE = 1024 + QGEMM_A_EXTRA };
 
-TARGET static void convert(int64_t rows, int64_t k, const uint8_t *a, int64_t lda, bool is_signed, void *dst,
-                           int64_t stride) {
+TARGET static void convert(int64_t rows, int64_t k, const uint8_t *a, int64_t lda, bool is_signed, int32_t zero,
+                           void *dst, int64_t stride) {
+    (void)zero;
     const uint8_t flip = is_signed ? 0x80 : 0;
     for (int64_t i = 0; i < rows; i++, a += lda) {
         uint8_t *restrict to = (uint8_t *)dst + i * stride;
@@ -76,7 +77,7 @@ static const qgemm_tile WIDE[MR] = {wide1, wide2, wide3,  wide4,  wide5,  wide6,
                                     wide8, wide9, wide10, wide11, wide12, wide13, wide14};
 static const qgemm_tile SINGLE[MR] = {single1, single2, single3,  single4,  single5,  single6,  single7,
                                       single8, single9, single10, single11, single12, single13, single14};
-static const qgemm_ctx CTX = {{1, 1024, STRIDE, convert, NULL, MR, WIDE, SINGLE, 0, 0, NULL}, NULL, NV, QGEMM_NR, 128, 196, 512, sum_row, finish};
+static const qgemm_ctx CTX = {{1, 1024, STRIDE, convert, NULL, MR, WIDE, SINGLE, 0, 0, NULL}, NULL, NV, QGEMM_NR, 128, false, 196, 512, sum_row, finish};
 
 const qgemm_ctx *qgemm_ctx_vnni(void) {
     return npk_cpu_supports("avx512bw") && npk_cpu_supports("avx512vl") && npk_cpu_supports("avx512_vnni") ? &CTX

@@ -40,8 +40,9 @@ typedef struct {
     int a_size; /* bytes of a converted element of A */
     int kc;     /* k of a block, a power of two up to 1024 */
     int stride; /* bytes between its rows of A: not a power of two, so that they fall into different cache sets */
-    /* Rows of A to what tiles read, k padded with zeros to a multiple of 4. */
-    void (*convert)(int64_t rows, int64_t k, const uint8_t *a, int64_t lda, bool is_signed, void *dst,
+    /* Rows of A to what tiles read, k padded with zeros to a multiple of 4. Tiles take off `zero` times the sum of a
+     * row, where the context says that they can. */
+    void (*convert)(int64_t rows, int64_t k, const uint8_t *a, int64_t lda, bool is_signed, int32_t zero, void *dst,
                     int64_t stride);
     /* Part of a panel to what tiles read, at most QGEMM_B_BYTES. NULL: they read panels themselves. */
     void (*expand)(int64_t k4, const int8_t *panel, void *dst);
@@ -60,6 +61,7 @@ typedef struct {
     int panels;             /* tiles have panels * 16 columns, */
     int narrow;             /* narrow ones these, at most 16 */
     int a_flip;             /* s8 A becomes u8 by adding 128: its zero point moves too */
+    bool takes_zero;        /* tiles know of the zero point of B, if it is one for all columns */
     int64_t mc, nc;         /* block of the output whose sums stay in cache */
     uint32_t (*sum_row)(int64_t k, const uint8_t *a, bool is_signed);
     qgemm_finish finish;

@@ -106,6 +106,8 @@ def test_weights_at_the_limit_of_16_bits_are_exact_for_any_number_of_rows(varian
             assert np.array_equal(nk.qgemm(a, packed, variant=variant), _exact(a, b)), (m, n, k)
             moved = nk.qgemm(a, packed, a_zero=200, b_zero=zeros, variant=variant)
             assert np.array_equal(moved, _exact(a, b, 200, zeros)), (m, n, k)
+            shared = nk.qgemm(a, packed, b_zero=-77, variant=variant)
+            assert np.array_equal(shared, _exact(a, b, 0, -77)), (m, n, k)
 
 
 def test_packing_says_which_panels_have_small_weights(monkeypatch):
