@@ -19,7 +19,7 @@
 
 enum {
     MR = 4,
-    FEW = 4, FEW_SMALL = 16, /* rows up to which a panel is not worth preparing */
+    FEW = 4, FEW_SMALL = 32, /* rows up to which a panel is not worth preparing */
     AHEAD = 4096,            /* bytes */
     HEADER = QGEMM_A_EXTRA,
     STRIDE = 512 + HEADER,
@@ -184,13 +184,20 @@ TARGET NPK_INLINE void stream(const int rows, const int halves, int64_t k4, cons
     a += HEADER;
     for (int64_t p = 0; p < k4; p++, a += 8, b += 64) {
         fetch_ahead(rows, b);
+        __m256i even[2], odd[2];
         NPK_UNROLL
         for (int h = 0; h < halves; h++) {
-            __m256i bytes = load(b + 32 * h), even = even_of(bytes), odd = odd_of(bytes);
+            __m256i bytes = load(b + 32 * h);
+            even[h] = even_of(bytes);
+            odd[h] = odd_of(bytes);
+        }
+        NPK_UNROLL
+        for (int i = 0; i < rows; i++) {
+            __m256i a_even = four_bytes(a + i * lda), a_odd = four_bytes(a + i * lda + 4);
             NPK_UNROLL
-            for (int i = 0; i < rows; i++) {
-                sum[i][h] = plus(sum[i][h], _mm256_madd_epi16(four_bytes(a + i * lda), even));
-                sum[i][h] = plus(sum[i][h], _mm256_madd_epi16(four_bytes(a + i * lda + 4), odd));
+            for (int h = 0; h < halves; h++) {
+                sum[i][h] = plus(sum[i][h], _mm256_madd_epi16(a_even, even[h]));
+                sum[i][h] = plus(sum[i][h], _mm256_madd_epi16(a_odd, odd[h]));
             }
         }
     }
