@@ -19,7 +19,7 @@
 
 enum {
     MR = 4,
-    FEW = 4, FEW_SMALL = 32, /* rows up to which a panel is not worth preparing */
+    FEW = 16, FEW_SMALL = 32, /* rows up to which a panel is not worth preparing */
     AHEAD = 4096,            /* bytes */
     HEADER = QGEMM_A_EXTRA,
     STRIDE = 512 + HEADER,
@@ -55,7 +55,7 @@ TARGET NPK_INLINE void put_rows(const int rows, const int halves, __m256i (*sum)
 
 /* One or two rows leave the core room to look ahead by itself. */
 TARGET NPK_INLINE void fetch_ahead(const int rows, const int8_t *panel) {
-    if (rows > 2) /* may lie past the end */
+    if (rows > 1) /* may lie past the end */
         _mm_prefetch((const char *)((uintptr_t)panel + AHEAD), _MM_HINT_T0);
 }
 
