@@ -1,13 +1,13 @@
-/* AVX2: 4 x 16 tiles, of one kind for any operands and of another for weights that fit vpmaddubsw.
+/* AVX2: 4 x 16 tiles, of one kind for any operands and of another for small weights.
  *
  * Any operands: vpmaddwd on 16-bit numbers, each lane of which does the work of two products (Winograd 1968),
  *   a0 b0 + a1 b1 = (a0 + b1) (a1 + b0) - a0 a1 - b0 b1,
  * where the last two terms, summed over k, belong to a row and to a column. These are as many instructions as two
  * products and their sum, but more of them additions, for which a core has twice as many units.
  *
- * vpmaddubsw multiplies bytes, twice as many at a time, but saturates sums of two products at 16 bits. It never does
- * where |b0| + |b1| <= 128 in every pair of a panel. Two such sums exceed 16 bits, by at most one bit; they fit when
- * 127.5 times the sum of their four weights, as if A were centred around zero, is taken off. */
+ * Small weights: vpmaddubsw multiplies bytes, twice as many at a time, but saturates sums of two products at 16 bits.
+ * With |b0| + |b1| <= 128 it never does. Such sums are added two by two before they are widened, which takes 17 bits; so
+ * 127.5 times the sum of the four weights is taken off first, as if A were centred around zero, and added at the end. */
 #include "qgemm.h"
 
 #if defined(__x86_64__)
@@ -19,8 +19,9 @@
 
 enum {
     MR = 4,
-    FEW = 16, FEW_SMALL = 32, /* rows up to which a panel is not worth preparing */
-    AHEAD = 4096,            /* bytes */
+    FEW = 16, /* rows up to which a panel is not worth preparing */
+    FEW_SMALL = 32,
+    AHEAD = 4096, /* bytes */
     HEADER = QGEMM_A_EXTRA,
     STRIDE = 512 + HEADER,
 };
@@ -317,10 +318,17 @@ TILES(multiply_small, 1) TILES(multiply_small, 2)
 TILES(stream, 2)
 TILES(stream_small, 2)
 
-static const qgemm_way SMALL = {1, 512, STRIDE, convert_small, centre, MR, multiply_small_x2, multiply_small_x1, FEW_SMALL, MR,
-                                stream_small_x2};
-static const qgemm_ctx CTX = {{2, 256, STRIDE, convert, expand, MR, multiply_x2, multiply_x1, FEW, MR, stream_x2}, &SMALL, 1, 8, 0, true,
-                              192, 512, sum_bytes, finish};
+static const qgemm_way SMALL = {
+    .a_size = 1, .kc = 512, .stride = STRIDE, .convert = convert_small, .expand = centre,
+    .mr = MR, .tile = multiply_small_x2, .narrow = multiply_small_x1,
+    .few = FEW_SMALL, .direct_mr = MR, .direct = stream_small_x2,
+};
+static const qgemm_ctx CTX = {
+    .any = {.a_size = 2, .kc = 256, .stride = STRIDE, .convert = convert, .expand = expand,
+            .mr = MR, .tile = multiply_x2, .narrow = multiply_x1, .few = FEW, .direct_mr = MR, .direct = stream_x2},
+    .small = &SMALL, .panels = 1, .narrow = QGEMM_NR / 2, .takes_zero = true, .mc = 192, .nc = 512,
+    .sum_row = sum_bytes, .finish = finish,
+};
 
 const qgemm_ctx *qgemm_ctx_avx2(void) { return npk_cpu_supports("avx2") ? &CTX : NULL; }
 #else

@@ -49,6 +49,10 @@ NPK_INLINE void multiply(const int rows, int64_t k4, const void *a, int64_t lda,
 ROWS(1) ROWS(2) ROWS(3) ROWS(4)
 
 static const qgemm_tile TILE[MR] = {rows1, rows2, rows3, rows4};
-static const qgemm_ctx CTX = {{2, 512, 1088, convert, NULL, MR, TILE, NULL, MR, MR, TILE}, NULL, 1, 0, 0, false, 64, 256, sum_row, finish};
+static const qgemm_ctx CTX = {
+    .any = {.a_size = 2, .kc = 512, .stride = 1024 + QGEMM_A_EXTRA, .convert = convert, .mr = MR, .tile = TILE,
+            .few = MR, .direct_mr = MR, .direct = TILE},
+    .panels = 1, .mc = 64, .nc = 256, .sum_row = sum_row, .finish = finish,
+};
 
 const qgemm_ctx *qgemm_ctx_generic(void) { return &CTX; }

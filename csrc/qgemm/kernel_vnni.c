@@ -77,7 +77,10 @@ static const qgemm_tile WIDE[MR] = {wide1, wide2, wide3,  wide4,  wide5,  wide6,
                                     wide8, wide9, wide10, wide11, wide12, wide13, wide14};
 static const qgemm_tile SINGLE[MR] = {single1, single2, single3,  single4,  single5,  single6,  single7,
                                       single8, single9, single10, single11, single12, single13, single14};
-static const qgemm_ctx CTX = {{1, 1024, STRIDE, convert, NULL, MR, WIDE, SINGLE, 0, 0, NULL}, NULL, NV, QGEMM_NR, 128, false, 196, 512, sum_row, finish};
+static const qgemm_ctx CTX = {
+    .any = {.a_size = 1, .kc = 1024, .stride = STRIDE, .convert = convert, .mr = MR, .tile = WIDE, .narrow = SINGLE},
+    .panels = NV, .narrow = QGEMM_NR, .a_flip = 128, .mc = 196, .nc = 512, .sum_row = sum_row, .finish = finish,
+};
 
 const qgemm_ctx *qgemm_ctx_vnni(void) {
     return npk_cpu_supports("avx512bw") && npk_cpu_supports("avx512vl") && npk_cpu_supports("avx512_vnni") ? &CTX
