@@ -84,17 +84,20 @@ static void pack_a(const gemm_ctx *ctx, const gemm_args *g, int64_t ic, int64_t 
     }
 }
 
-/* Whether tiles read A in place. Its rows must not share sets of the cache, unless few are read often. */
-static bool a_in_place(const gemm_ctx *ctx, const gemm_args *g) {
-    if (ctx->packs_all || g->lines || g->a.type != NPK_GEMM_F32 || g->a.cs != 1 || g->a.rs == 0)
+/* Whether tiles read rows of A, in place or, if they have 16 bits, widened. They must not share sets of the cache, unless
+ * few are read often. */
+static bool a_as_rows(const gemm_ctx *ctx, const gemm_args *g) {
+    if (ctx->packs_all || g->lines || g->a.cs != 1 || g->a.rs == 0)
         return false;
-    return g->m <= 2 * ctx->mr || g->n <= NARROW || (g->a.rs % PAGE != 0 && g->n <= FEW_COLS);
+    return g->m <= 2 * ctx->mr || g->n <= NARROW
+           || (g->a.type == NPK_GEMM_F32 && g->a.rs % PAGE != 0 && g->n <= FEW_COLS);
 }
 
-static bool b_in_place(const gemm_ctx *ctx, const gemm_args *g) {
-    if (ctx->packs_all || g->packed_b || g->panels || g->b.type != NPK_GEMM_F32 || g->b.cs != 1)
+static bool b_as_rows(const gemm_ctx *ctx, const gemm_args *g) {
+    if (ctx->packs_all || g->packed_b || g->panels || g->b.cs != 1)
         return false;
-    return g->m <= ctx->mr || (g->n * g->k <= SMALL_B && g->b.rs % PAGE != 0);
+    bool in_place = g->b.type == NPK_GEMM_F32;
+    return (in_place && g->m <= ctx->mr) || (g->n * g->k <= SMALL_B && (!in_place || g->b.rs % PAGE != 0));
 }
 
 /* Columns of B that are packed before they meet A. Where A is one block, they need not wait in L3 for the next. */
@@ -109,7 +112,8 @@ static int64_t columns_at_once(const gemm_ctx *ctx, const gemm_args *g) {
 /* The five loops of Goto's algorithm; the two innermost are macro_kernel. Where A is one block, B is
  * packed in pieces that stay in L2: nothing but A is read twice. */
 static int multiply_blocks(const gemm_ctx *ctx, const gemm_args *g) {
-    bool direct_a = a_in_place(ctx, g), direct_b = b_in_place(ctx, g);
+    bool rows_a = a_as_rows(ctx, g), rows_b = b_as_rows(ctx, g);
+    bool direct_a = rows_a && g->a.type == NPK_GEMM_F32, direct_b = rows_b && g->b.type == NPK_GEMM_F32;
     int64_t step_k = gemm_block_k(ctx, g->k);
     /* Few columns: a panel of A is read, or packed, just before it meets all of them. */
     int64_t mc_max = g->n <= NARROW ? ctx->mr : even_block(g->m, ctx->mc, ctx->mr);
@@ -135,6 +139,10 @@ static int multiply_blocks(const gemm_ctx *ctx, const gemm_args *g) {
                 x.b = gemm_at(&g->b, pc, jc);
                 x.b_step = ctx->nr;
                 x.rsb = g->b.rs;
+            } else if (rows_b) {
+                ctx->widen(g->b.type, kc, nc, gemm_at(&g->b, pc, jc), g->b.rs, b_block, nc);
+                x.b_step = ctx->nr;
+                x.rsb = nc;
             } else {
                 gemm_pack_columns(ctx, g, jc, nc, pc, kc, b_block);
             }
@@ -143,6 +151,10 @@ static int multiply_blocks(const gemm_ctx *ctx, const gemm_args *g) {
                 if (direct_a) {
                     x.data = gemm_at(&g->a, ic, pc);
                     x.rsa = g->a.rs;
+                } else if (rows_a) {
+                    ctx->widen(g->a.type, mc, kc, gemm_at(&g->a, ic, pc), g->a.rs, a_block, kc);
+                    x.data = a_block;
+                    x.rsa = kc;
                 } else {
                     pack_a(ctx, g, ic, mc, pc, kc, a_block);
                     x.data = a_block;

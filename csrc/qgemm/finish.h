@@ -61,6 +61,17 @@ TARGET NPK_INLINE void to_float(const qgemm_output *q, int64_t i, int64_t j, int
     }
 }
 
+TARGET static inline uint32_t sum_row(int64_t k, const uint8_t *a, bool is_signed) {
+    uint32_t sum = 0;
+    if (is_signed)
+        for (int64_t p = 0; p < k; p++)
+            sum += (uint32_t)(int8_t)a[p];
+    else
+        for (int64_t p = 0; p < k; p++)
+            sum += a[p];
+    return sum;
+}
+
 enum { FINISH_STEP = 512 };
 
 TARGET static void finish(const qgemm_output *q, int64_t i, int64_t j, int64_t n, const int32_t *acc,
@@ -69,11 +80,13 @@ TARGET static void finish(const qgemm_output *q, int64_t i, int64_t j, int64_t n
     for (int64_t done = 0; done < n; done += FINISH_STEP) {
         int64_t count = npk_min(FINISH_STEP, n - done), at = j + done;
         uint32_t *v = q->kind == NPK_QOUT_S32 ? (uint32_t *)out + done : sums;
-        for (int64_t c = 0; c < count; c++)
-            v[c] = (uint32_t)acc[done + c] + (uint32_t)q->offset[at + c];
         if (q->b_zero)
             for (int64_t c = 0; c < count; c++)
-                v[c] -= (uint32_t)q->b_zero[at + c] * (uint32_t)row_sum;
+                v[c] = (uint32_t)acc[done + c] + (uint32_t)q->offset[at + c]
+                       - (uint32_t)q->b_zero[at + c] * (uint32_t)row_sum;
+        else
+            for (int64_t c = 0; c < count; c++)
+                v[c] = (uint32_t)acc[done + c] + (uint32_t)q->offset[at + c];
         const int32_t *s = (const int32_t *)v;
         switch (q->kind) {
         case NPK_QOUT_F32: to_float(q, i, at, count, s, (float *)out + done); break;

@@ -74,9 +74,9 @@ static bool take_scales(const npk_qgemm_rule *rule, int64_t n, const float *b_sc
 }
 
 int npk_qgemm_given(int isa, const npk_qgemm_rule *rule, int64_t m, int64_t n, int64_t k, const uint8_t *a,
-                    int64_t lda, int a_signed, const int8_t *packed, const int32_t *sums, const void *b_zero,
-                    const float *a_scale, const float *b_scale, const int32_t *bias, const float *float_bias,
-                    void *out, int threads) {
+                    int64_t lda, int a_signed, const int8_t *packed, const int32_t *sums, const uint8_t *small,
+                    const void *b_zero, const float *a_scale, const float *b_scale, const int32_t *bias,
+                    const float *float_bias, void *out, int threads) {
     int64_t reach, rows, bytes;
     if (!rule || m < 0 || n < 0 || k < 0 || !positive(a_scale, m) || !positive(b_scale, n))
         return NPK_EINVAL;
@@ -99,8 +99,8 @@ int npk_qgemm_given(int isa, const npk_qgemm_rule *rule, int64_t m, int64_t n, i
         }
         for (int64_t j = 0; j < n; j++)
             all_zero = all_zero && c.zero[j] == 0;
-        status = npk_qgemm(isa, m, n, k, a, lda, a_signed, packed, sums, rule->a_zero, all_zero ? NULL : c.zero, bias,
-                           rule->kind, real ? a_scale : NULL, rule->kind == NPK_QOUT_S32 ? NULL : c.scale, float_bias,
+        status = npk_qgemm(isa, m, n, k, a, lda, a_signed, packed, sums, small, rule->a_zero,
+                           all_zero ? NULL : c.zero, bias, rule->kind, real ? a_scale : NULL, rule->kind == NPK_QOUT_S32 ? NULL : c.scale, float_bias,
                            tosa ? c.shift : NULL, rule->double_round, rule->out_zero, out, threads);
     }
     free(memory);

@@ -2,10 +2,26 @@
 #include "qgemm.h"
 
 #define TARGET
-#include "convert.h"
 #include "finish.h"
 
 enum { MR = 4 };
+
+/* A as s16. */
+static void convert(int64_t rows, int64_t k, const uint8_t *a, int64_t lda, bool is_signed, int32_t zero,
+                           void *dst, int64_t stride) {
+    (void)zero;
+    for (int64_t i = 0; i < rows; i++, a += lda) {
+        int16_t *restrict to = (int16_t *)((char *)dst + i * stride);
+        if (is_signed)
+            for (int64_t p = 0; p < k; p++)
+                to[p] = (int8_t)a[p];
+        else
+            for (int64_t p = 0; p < k; p++)
+                to[p] = a[p];
+        for (int64_t p = k; p % 4 != 0; p++)
+            to[p] = 0;
+    }
+}
 
 NPK_INLINE void multiply(const int rows, int64_t k4, const void *a, int64_t lda, const int8_t *b, int32_t *acc,
                          int64_t ldacc, bool accumulate) {
@@ -33,7 +49,10 @@ NPK_INLINE void multiply(const int rows, int64_t k4, const void *a, int64_t lda,
 ROWS(1) ROWS(2) ROWS(3) ROWS(4)
 
 static const qgemm_tile TILE[MR] = {rows1, rows2, rows3, rows4};
-static const qgemm_ctx CTX = {MR, 1, 2, 0, 64, 256, convert, NULL, TILE, NULL, NULL, 0, NULL, MR, TILE,
-                              finish};
+static const qgemm_ctx CTX = {
+    .any = {.a_size = 2, .kc = 512, .stride = 1024 + QGEMM_A_EXTRA, .convert = convert, .mr = MR, .tile = TILE,
+            .few = MR, .direct_mr = MR, .direct = TILE},
+    .panels = 1, .mc = 64, .nc = 256, .sum_row = sum_row, .finish = finish,
+};
 
 const qgemm_ctx *qgemm_ctx_generic(void) { return &CTX; }

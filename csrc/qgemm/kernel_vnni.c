@@ -11,10 +11,11 @@
 #include NPK_SIMD_VNNI
 #include "finish.h"
 
-enum { MR = 14, NV = 2 };
+enum { MR = 14, NV = 2, STRIDE = 1024 + QGEMM_A_EXTRA };
 
-TARGET static void convert(int64_t rows, int64_t k, const uint8_t *a, int64_t lda, bool is_signed, void *dst,
-                           int64_t stride) {
+TARGET static void convert(int64_t rows, int64_t k, const uint8_t *a, int64_t lda, bool is_signed, int32_t zero,
+                           void *dst, int64_t stride) {
+    (void)zero;
     const uint8_t flip = is_signed ? 0x80 : 0;
     for (int64_t i = 0; i < rows; i++, a += lda) {
         uint8_t *restrict to = (uint8_t *)dst + i * stride;
@@ -42,7 +43,7 @@ TARGET NPK_INLINE void multiply(const int rows, const int nv, int64_t k4, const 
             bv[j] = v_load(b + j * next);
         NPK_UNROLL
         for (int i = 0; i < rows; i++) {
-            V quad = v_quad(x + i * QGEMM_A_STRIDE);
+            V quad = v_quad(x + i * STRIDE);
             NPK_UNROLL
             for (int j = 0; j < nv; j++)
                 sum[i][j] = v_dot(sum[i][j], quad, bv[j]);
@@ -76,8 +77,10 @@ static const qgemm_tile WIDE[MR] = {wide1, wide2, wide3,  wide4,  wide5,  wide6,
                                     wide8, wide9, wide10, wide11, wide12, wide13, wide14};
 static const qgemm_tile SINGLE[MR] = {single1, single2, single3,  single4,  single5,  single6,  single7,
                                       single8, single9, single10, single11, single12, single13, single14};
-static const qgemm_ctx CTX = {MR, NV, 1, 128, 196, 512, convert, NULL, WIDE, SINGLE, NULL, 0, NULL, 0, NULL,
-                              finish};
+static const qgemm_ctx CTX = {
+    .any = {.a_size = 1, .kc = 1024, .stride = STRIDE, .convert = convert, .mr = MR, .tile = WIDE, .narrow = SINGLE},
+    .panels = NV, .narrow = QGEMM_NR, .a_flip = 128, .mc = 196, .nc = 512, .sum_row = sum_row, .finish = finish,
+};
 
 const qgemm_ctx *qgemm_ctx_vnni(void) {
     return npk_cpu_supports("avx512bw") && npk_cpu_supports("avx512vl") && npk_cpu_supports("avx512_vnni") ? &CTX

@@ -1,6 +1,7 @@
 #include "../common/threads.h"
 #include "qgemm.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #if defined(__SSE2__)
@@ -14,6 +15,7 @@ typedef struct {
     uint8_t flip;
     int8_t *packed;
     int32_t *sums;
+    uint8_t *small;
 } pack_job;
 
 /* Four rows of 16 adjacent columns into 16 quads. */
@@ -68,6 +70,20 @@ static void sum_columns(int64_t k4, int cols, const int8_t *panel, int32_t *sums
     memcpy(sums, sum, (size_t)cols * sizeof *sums);
 }
 
+/* Whether |b[p]| + |b[p + 1]| <= 128 for all pairs of a panel. */
+static bool is_small(int64_t k4, const int8_t *panel) {
+    for (int64_t p = 0; p < k4; p++, panel += 64) {
+        int16_t most = 0;
+        for (int i = 0; i < 64; i += 2) {
+            int16_t sum = (int16_t)(abs(panel[i]) + abs(panel[i + 1]));
+            most = sum > most ? sum : most;
+        }
+        if (most > 128)
+            return false;
+    }
+    return true;
+}
+
 static void pack_panel(void *context, int64_t panel) {
     const pack_job *job = context;
     int64_t first = panel * QGEMM_NR, k4 = npk_ceil_div(job->k, 4), done = 0;
@@ -84,10 +100,12 @@ static void pack_panel(void *context, int64_t panel) {
     pack_bytes(job, done, cols, b, dst);
     if (job->sums)
         sum_columns(k4, cols, dst, job->sums + first);
+    if (job->small)
+        job->small[panel] = is_small(k4, dst);
 }
 
 int npk_qgemm_pack(int64_t n, int64_t k, const uint8_t *b, int64_t rsb, int64_t csb, int flip, int8_t *packed,
-                   int32_t *sums, int threads) {
+                   int32_t *sums, uint8_t *small, int threads) {
     int64_t bytes;
     if (n < 0 || k < 0 || threads < 1)
         return NPK_EINVAL;
@@ -98,6 +116,6 @@ int npk_qgemm_pack(int64_t n, int64_t k, const uint8_t *b, int64_t rsb, int64_t 
         return NPK_OK;
     if ((k > 0 && (!b || !packed)) || (k == 0 && !sums))
         return NPK_EINVAL;
-    pack_job job = {n, k, b, rsb, csb, (uint8_t)flip, packed, sums};
+    pack_job job = {n, k, b, rsb, csb, (uint8_t)flip, packed, sums, small};
     return npk_parallel(threads, npk_ceil_div(n, QGEMM_NR), pack_panel, &job);
 }

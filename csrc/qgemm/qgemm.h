@@ -11,9 +11,9 @@
 #include "api.h"
 
 enum {
-    QGEMM_NR = 16,          /* columns of a panel */
-    QGEMM_A_BYTES = 1024,   /* of one row of a converted A block: 512 s16 or 1024 u8 */
-    QGEMM_A_STRIDE = 1088,  /* bytes between such rows: not a power of two, so rows fall into different cache sets */
+    QGEMM_NR = 16,         /* columns of a panel */
+    QGEMM_A_EXTRA = 64,    /* bytes beside a converted row of A, for what an instruction set wants to know of it */
+    QGEMM_B_BYTES = 12352, /* of what tiles read of a panel, at most */
 };
 
 /* Multiplies a fixed number of rows by the columns of one panel, or of two that lie `next` bytes apart:
@@ -35,27 +35,35 @@ typedef struct {
 typedef void (*qgemm_finish)(const qgemm_output *q, int64_t i, int64_t j, int64_t n, const int32_t *acc,
                              int32_t row_sum, void *out);
 
+/* A way to multiply panels: what A and B are made into, and the tiles that read that. */
+typedef struct {
+    int a_size; /* bytes of a converted element of A */
+    int kc;     /* k of a block, a power of two up to 1024 */
+    int stride; /* bytes between its rows of A: not a power of two, so that they fall into different cache sets */
+    /* Rows of A to what tiles read, k padded with zeros to a multiple of 4. Tiles take off `zero` times the sum of a
+     * row, where the context says that they can. */
+    void (*convert)(int64_t rows, int64_t k, const uint8_t *a, int64_t lda, bool is_signed, int32_t zero, void *dst,
+                    int64_t stride);
+    /* Part of a panel to what tiles read, at most QGEMM_B_BYTES. NULL: they read panels themselves. */
+    void (*expand)(int64_t k4, const int8_t *panel, void *dst);
+    int mr;
+    const qgemm_tile *tile;   /* tile[r - 1]: r <= mr rows, full width, rows of A `stride` bytes apart */
+    const qgemm_tile *narrow; /* the same for the last columns, when they are few; NULL: there is none */
+    int few;                  /* up to so many rows are better multiplied by panels as they are */
+    int direct_mr;
+    const qgemm_tile *direct; /* direct[r - 1]: r <= direct_mr rows of one unexpanded panel, any k */
+} qgemm_way;
+
 /* What an instruction set contributes. */
 typedef struct {
-    int mr, panels;      /* tile: mr rows, panels * 16 columns */
-    int a_size;          /* bytes of a converted element of A */
-    int a_flip;          /* s8 A becomes u8 by adding 128: its zero point moves too */
-    int64_t mc, nc;      /* block of the output whose sums stay in cache */
-    /* Rows of A to what tiles read, k padded with zeros to a multiple of 4. */
-    void (*convert)(int64_t rows, int64_t k, const uint8_t *a, int64_t lda, bool is_signed, void *dst,
-                    int64_t stride);
-    /* Part of a panel to what tiles read; the same part of the next panel, `next` bytes on, will follow. NULL:
-     * tiles read panels themselves. */
-    void (*expand)(int64_t k4, const int8_t *panel, int64_t next, int16_t *dst);
-    const qgemm_tile *tile;   /* tile[r - 1]: r rows, full width */
-    const qgemm_tile *single; /* the same for one panel; NULL when panels is 1 */
-    /* A third way for u8 A and a panel of small weights, which is exact without expanding: whether it is for part of a
-     * panel (as for `expand`), and its tiles, whose A is u8 with rows `lda` bytes apart. NULL: there is none. */
-    bool (*is_small)(int64_t k4, const int8_t *panel, int64_t next);
-    int small_rows;
-    const qgemm_tile *small; /* small[r - 1]: r <= small_rows rows */
-    int direct_rows;
-    const qgemm_tile *direct; /* direct[r - 1]: r <= direct_rows rows of one unexpanded panel, any k */
+    qgemm_way any;
+    const qgemm_way *small; /* for u8 A and panels of small weights (npk_qgemm_pack); NULL: they are as any */
+    int panels;             /* tiles have panels * 16 columns, */
+    int narrow;             /* narrow ones these, at most 16 */
+    int a_flip;             /* s8 A becomes u8 by adding 128: its zero point moves too */
+    bool takes_zero;        /* tiles know of the zero point of B, if it is one for all columns */
+    int64_t mc, nc;         /* block of the output whose sums stay in cache */
+    uint32_t (*sum_row)(int64_t k, const uint8_t *a, bool is_signed);
     qgemm_finish finish;
 } qgemm_ctx;
 

@@ -26,7 +26,7 @@ from npukernels.rescale import Rescale, finish, make_rescale
 from npukernels.shortcuts import Call, Held, Shortcut, call
 from npusim.errors import InputError, Problem
 
-_QGEMM = Shortcut(arrays=9, options=9, written=(8,))
+_QGEMM = Shortcut(arrays=10, options=9, written=(9,))
 
 Any8: TypeAlias = npt.NDArray[Any]
 
@@ -79,7 +79,7 @@ def qgemm(
     given: tuple[Any, ...] | None = None
     if type(b) is PackedInt8:
         options = b.k, b.n, b.dtype, out_dtype, out_scale, out_zero, rounding, variant, threads
-        given = a, b.panels, b.sums, a_zero, b_zero, a_scale, b_scale, bias, out, *options
+        given = a, b.panels, b.sums, b.small, a_zero, b_zero, a_scale, b_scale, bias, out, *options
         if (done := _QGEMM.run(*given)) is not None:
             return done
     x, a = a, _left(a)
@@ -139,7 +139,7 @@ def _generic(a: Any8, b: PackedInt8, zeros: ZeroPoints, rescale: Rescale, out: A
 
 @kernel("qgemm", "c-avx2", requires={"native", "avx2"})
 def _avx2(a: Any8, b: PackedInt8, zeros: ZeroPoints, rescale: Rescale, out: Any8, threads: int) -> None:
-    """6 x 16 tile of vpmaddwd on sign-extended pairs."""
+    """4 x 16 tiles of vpmaddwd on 16-bit numbers, or of vpmaddubsw where the weights allow it."""
     _qgemm("NPK_AVX2", a, b, zeros, rescale, out, threads)
 
 
@@ -152,7 +152,7 @@ def _vnni(a: Any8, b: PackedInt8, zeros: ZeroPoints, rescale: Rescale, out: Any8
 def _qgemm(isa: str, a: Any8, b: PackedInt8, zeros: ZeroPoints, rescale: Rescale, out: Any8, threads: int) -> None:
     made = call(
         "npk_qgemm", native.constant(isa), a.shape[0], b.n, b.k, a, a.shape[1], a.dtype == _S8, b.panels, b.sums,
-        zeros.a, zeros.b, rescale.bias, native.constant(rescale.kind), rescale.row_scale, rescale.scale,
+        b.small, zeros.a, zeros.b, rescale.bias, native.constant(rescale.kind), rescale.row_scale, rescale.scale,
         rescale.float_bias, rescale.shift, rescale.double_round, rescale.zero, out, threads,
     )  # fmt: skip
     if made.status:
@@ -164,13 +164,13 @@ def _given_call(
     threads: int,
 ) -> Call | None:  # fmt: skip
     """What C does for later calls like this one: it checks and converts the arrays of scales and zero points too."""
-    b_zero, a_scale, b_scale, bias = given[4:8]
-    arrays = [x for x in given[4:8] if isinstance(x, np.ndarray)]
+    b_zero, a_scale, b_scale, bias = given[5:9]
+    arrays = [x for x in given[5:9] if isinstance(x, np.ndarray)]
     if any(x.ndim != 1 or contiguous(x) is not x for x in arrays):
         return None
     vectors = [x if isinstance(x, np.ndarray) else None for x in (b_zero, a_scale, b_scale)]
     zero = 0 if vectors[0] is not None else int(b_zero)
-    scales = [1.0 if isinstance(x, np.ndarray) else float(np.float32(x)) for x in (a_scale, b_scale, given[13])]
+    scales = [1.0 if isinstance(x, np.ndarray) else float(np.float32(x)) for x in (a_scale, b_scale, given[14])]
     zero_kind = 0 if vectors[0] is None else {"int32": 4, "uint8": 1}.get(vectors[0].dtype.name, 0)
     rule = (
         native.constant(rescale.kind), rescale.double_round, b.dtype == "int8", zero_kind, zeros.a, zero,
@@ -179,8 +179,8 @@ def _given_call(
     real = rescale.float_bias is not None
     return Call(
         0, "npk_qgemm_given", (isa, Held(native.require_native().ffi.new("npk_qgemm_rule *", rule)), a.shape[0], b.n,
-        b.k, a, a.shape[1], a.dtype == _S8, b.panels, b.sums, *vectors, None if real else bias, bias if real else None,
-        out, threads),
+        b.k, a, a.shape[1], a.dtype == _S8, b.panels, b.sums, b.small, *vectors, None if real else bias,
+        bias if real else None, out, threads),
     )  # fmt: skip
 
 

@@ -13,6 +13,8 @@ from guard_pages import Guarded
 import npukernels as nk
 from npukernels.formats import encode
 
+PACKED = ("panels", "sums", "small")
+
 
 def placed(area, x, at_end):
     """A copy of ``x`` against a guard page."""
@@ -31,8 +33,8 @@ def integers(rng, areas, m, n, k, at_end):
     b = rng.integers(*((-128, 127), (-64, 64))[int(rng.integers(2))], (k, n), np.int8, endpoint=True)
     expected = a.astype(np.int64) @ b.astype(np.int64)
     packed = nk.prepack_int8(b)
-    panels, sums = placed(areas[1], packed.panels, at_end), placed(areas[2], packed.sums, at_end)
-    operands = (dataclasses.replace(packed, panels=panels, sums=sums), placed(areas[4], b, at_end))
+    fields = {name: placed(areas[i], getattr(packed, name), at_end) for i, name in enumerate(PACKED, 4)}
+    operands = (dataclasses.replace(packed, **fields), placed(areas[1], b, at_end))
     ran = 0
     for variant, right in itertools.product(nk.variants("qgemm"), operands):
         if variant.startswith("c-"):
@@ -71,7 +73,7 @@ def weights(rng, areas, m, n, k, at_end):
 
 def main(cases):
     """Draws ``cases`` shapes; every variant computes each at both placements."""
-    rng, areas, ran = np.random.default_rng(7), [Guarded() for _ in range(5)], 0
+    rng, areas, ran = np.random.default_rng(7), [Guarded() for _ in range(7)], 0
     for _ in range(cases):
         m, n, k = (int(x) for x in rng.integers(1, (40, 70, 600 if rng.random() < 0.2 else 70)))
         for at_end in (False, True):

@@ -80,6 +80,54 @@ def test_pairs_of_weights_that_just_saturate_16_bits_and_just_do_not(variant, fi
             assert np.array_equal(nk.qgemm(a, unsigned, b_zero=128, variant=variant), _exact(a, b))
 
 
+def _near_the_limit(rng, k, n, pair):
+    """Weights every pair of which has sizes that sum to at most ``pair``, in many ways at exactly that."""
+    first = rng.integers(0, pair + 1, (k // 2 + 1, n))
+    sizes = np.stack([first, pair - first], 1).reshape(-1, n)[:k]
+    sizes[:, ::3] = pair // 2
+    return np.clip(sizes * rng.choice([-1, 1], (k, n)), -128, 127).astype(np.int8)
+
+
+@pytest.mark.parametrize("variant", NATIVE)
+@pytest.mark.parametrize("pair", [126, 128, 129])
+def test_weights_at_the_limit_of_16_bits_are_exact_for_any_number_of_rows(variant, pair):
+    """For each number of rows one k and n, signs that add up and that cancel, operands at both ends and between."""
+    rng = np.random.default_rng(9)
+    rows = [*range(1, 41), 48, 54, 57, 60, 66, 69, 99, 130]
+    sizes = zip(rows, itertools.cycle((1, 7, 16, 33, 50)), itertools.cycle((3, 8, 37, 260, 515, 1030)))
+    for m, n, k in sizes:
+        b = _near_the_limit(rng, k, n, pair)
+        if m % 3 == 0:
+            b = np.abs(b) * (1 if m % 2 else -1)
+        if m % 3 == 1:  # one panel of two is large
+            b[k // 2, : n // 2] = -128
+        packed, zeros = nk.prepack_int8(b), rng.integers(-128, 128, n, np.int32)
+        for a in (rng.choice(np.array([0, 255], np.uint8), (m, k)), _draw(rng, "uint8", m, k), np.full((m, k), 255)):
+            a = a.astype(np.uint8)
+            assert np.array_equal(nk.qgemm(a, packed, variant=variant), _exact(a, b)), (m, n, k)
+            moved = nk.qgemm(a, packed, a_zero=200, b_zero=zeros, variant=variant)
+            assert np.array_equal(moved, _exact(a, b, 200, zeros)), (m, n, k)
+            shared = nk.qgemm(a, packed, b_zero=-77, variant=variant)
+            assert np.array_equal(shared, _exact(a, b, 0, -77)), (m, n, k)
+
+
+def test_packing_says_which_panels_have_small_weights(monkeypatch):
+    b = np.full((7, 50), 64, np.int8)
+    b[6] = 127  # alone in its pair
+    b[2, 20], b[3, 40], b[5, 49] = -65, 65, -64
+    assert nk.prepack_int8(b).small.tolist() == [1, 0, 0, 1]
+    assert nk.prepack_int8((b.astype(np.int16) + 128).astype(np.uint8)).small.tolist() == [1, 0, 0, 1]
+    rng = np.random.default_rng(4)
+    for pair, (k, n) in itertools.product((127, 128, 129, 255), [(1, 1), (0, 17), (2, 16), (33, 40), (640, 70)]):
+        b = _near_the_limit(rng, k, n, pair)
+        native = nk.prepack_int8(b)
+        monkeypatch.setattr("npukernels.native.native_available", lambda: False)
+        plain = nk.prepack_int8(b)
+        monkeypatch.undo()
+        for field in ("panels", "sums", "small"):
+            assert np.array_equal(getattr(native, field), getattr(plain, field)), (pair, k, n, field)
+
+
 def test_a_k_that_could_overflow_is_refused_and_the_last_one_that_cannot_is_not():
     for dtype, limit, value in (("int8", 131071, -128), ("uint8", 65793, 255)):
         b = np.full((limit, 1), -128, np.int8)

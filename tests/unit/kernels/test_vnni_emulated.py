@@ -50,7 +50,21 @@ SHAPES += [(15, 33, 0), (14, 32, 1), (3, 40, 1025), (200, 530, 7), (30, 50, 2050
 def test_qgemm_is_exact(library, dtype):
     rng, info = np.random.default_rng(1), np.iinfo(dtype)
     call = library.npk_qgemm
-    call.argtypes = [INT, SIZE, SIZE, SIZE, POINTER, SIZE, INT, POINTER, POINTER, ctypes.c_int32, POINTER, POINTER]
+    call.argtypes = [
+        INT,
+        SIZE,
+        SIZE,
+        SIZE,
+        POINTER,
+        SIZE,
+        INT,
+        POINTER,
+        POINTER,
+        POINTER,
+        ctypes.c_int32,
+        POINTER,
+        POINTER,
+    ]
     call.argtypes += [INT, POINTER, POINTER, POINTER, POINTER, INT, ctypes.c_int32, POINTER, INT]
     for m, n, k in SHAPES:
         a = rng.integers(info.min, info.max, (m, k), dtype, endpoint=True)
@@ -58,8 +72,8 @@ def test_qgemm_is_exact(library, dtype):
         zeros, packed, out = rng.integers(-128, 127, n, np.int32), prepack_int8(b), np.zeros((m, n), np.int32)
 
         status = call(
-            AVX512, m, n, k, _address(a), k, dtype == "int8", _address(packed.panels), _address(packed.sums), 9,
-            _address(zeros), None, 0, None, None, None, None, 0, 0, _address(out), 2,
+            AVX512, m, n, k, _address(a), k, dtype == "int8", _address(packed.panels), _address(packed.sums),
+            _address(packed.small), 9, _address(zeros), None, 0, None, None, None, None, 0, 0, _address(out), 2,
         )  # fmt: skip
 
         assert status == 0
