@@ -37,23 +37,24 @@ TARGET NPK_INLINE V converted_part(const int format, const char *x, int64_t i, i
  * not read in it: what is asked for side by side comes more slowly (measured). */
 typedef struct {
     const char *x;
-    int64_t next, step;
+    int64_t next, step, again;
 } lines_ahead;
 
 NPK_INLINE lines_ahead lines_after(const token_run *c, const char *x, int keys) {
-    return (lines_ahead){x + c->ahead, c->gaps ? c->stride : 64, c->gaps ? 64 : 64 * keys};
+    return (lines_ahead){x + c->ahead, c->gaps ? c->stride : 64, c->gaps ? 64 : 64 * keys, c->ahead / 2};
 }
 
-/* Asks L2 for the lines of one step. */
-NPK_INLINE void ask(const int keys, lines_ahead *lines) {
+/* Asks L2 for the lines of one step, up to two times: it seems that a CPU with many requests under way drops some. */
+NPK_INLINE void ask(const int times, const int keys, lines_ahead *lines) {
     NPK_UNROLL
-    for (int j = 0; j < keys; j++)
-        __builtin_prefetch(lines->x + j * lines->next, 0, 2);
+    for (int n = 0; n < times * keys; n++)
+        __builtin_prefetch(lines->x + n % keys * lines->next - n / keys * lines->again, 0, 2);
     lines->x += lines->step;
 }
 
-/* The hardware follows one or two rows that take tokens without gaps one after another. */
-#define ASKS(rows, keys, c) ((rows) > 2 || (keys) > 1 || (c)->gaps)
+/* How often: the hardware follows one or two rows that take tokens without gaps one after another, and four rows leave
+ * too little time in cache to ask twice. */
+#define TIMES(gaps, rows, keys) ((gaps) ? 2 : (rows) > 2 ? 1 : (keys) > 1 ? 2 : 0)
 
 enum {
     STREAM_KEYS = 3,                              /* most keys taken together */
@@ -80,8 +81,8 @@ TARGET NPK_INLINE void dots_step(const int format, const int rows, const int key
 
 /* scores[j * rows + i] = q[i * ldq] . row j of x: a chain of fused multiply-adds per lane, then the lanes. Up to three
  * scores beyond the last are overwritten. */
-TARGET NPK_INLINE void dots(const int format, const int rows, const int keys, const float *q, int64_t ldq,
-                            const token_run *c, const char *x, float *scores) {
+TARGET NPK_INLINE void dots(const int format, const int rows, const int keys, const int asks, const float *q,
+                            int64_t ldq, const token_run *c, const char *x, float *scores) {
     const int line = 64 / element_size(format);
     lines_ahead lines = lines_after(c, x, keys);
     V acc[STREAM_SUMS];
@@ -90,8 +91,7 @@ TARGET NPK_INLINE void dots(const int format, const int rows, const int keys, co
         acc[n] = v_zero();
     int64_t p = 0;
     for (; p + line <= c->width; p += line) {
-        if (ASKS(rows, keys, c))
-            ask(keys, &lines);
+        ask(asks, keys, &lines);
         NPK_UNROLL
         for (int i = 0; i < line; i += LANES)
             dots_step(format, rows, keys, q, ldq, c, x, p + i, LANES, acc);
@@ -120,8 +120,8 @@ TARGET NPK_INLINE void add_step(const int format, const int rows, const int keys
 }
 
 /* o[i * ldo] += sum over j < keys, in order, of w[j * rows + i] times row j of x. */
-TARGET NPK_INLINE void add_rows(const int format, const int rows, const int keys, const float *w, const token_run *c,
-                                const char *x, float *o, int64_t ldo) {
+TARGET NPK_INLINE void add_rows(const int format, const int rows, const int keys, const int asks, const float *w,
+                                const token_run *c, const char *x, float *o, int64_t ldo) {
     const int line = 64 / element_size(format);
     lines_ahead lines = lines_after(c, x, keys);
     V weights[STREAM_SUMS];
@@ -130,8 +130,7 @@ TARGET NPK_INLINE void add_rows(const int format, const int rows, const int keys
         weights[n] = v_set1(w[n]);
     int64_t col = 0;
     for (; col + line <= c->width; col += line) {
-        if (ASKS(rows, keys, c))
-            ask(keys, &lines);
+        ask(asks, keys, &lines);
         NPK_UNROLL
         for (int i = 0; i < line; i += LANES)
             add_step(format, rows, keys, weights, c, x, col + i, LANES, o, ldo);
@@ -140,32 +139,48 @@ TARGET NPK_INLINE void add_rows(const int format, const int rows, const int keys
         add_step(format, rows, keys, weights, c, x, col, c->width - col, o, ldo);
 }
 
-/* Keys and values taken together (measured). Four rows take three keys, as many as registers hold, and two values, which
- * memory gives faster than three. Fewer rows of floats wait for memory, which is fastest row by row; conversions, which
- * take longer, gain by more at a time. The order of the sums is the same whatever is chosen. */
+/* Keys and values taken together (measured). Four rows take three keys, as many as registers hold, and two values,
+ * which memory gives faster than three. Fewer rows of floats wait for memory, which is fastest row by row; conversions,
+ * which take longer, gain by more at a time. The order of the sums is the same whatever is chosen. */
 #define KEYS_OF_SCORES(format, rows) ((format) != NPK_KV_F32 || (rows) == ATTN_STREAM_TILE ? 3 : 1)
 #define KEYS_OF_VALUES(format, rows) ((rows) > 1 ? 2 : (format) == NPK_KV_F32 ? 1 : 3)
 
-TARGET NPK_INLINE void score_run(const int format, const int rows, const token_run *given, const float *q, int64_t ldq,
-                                 float *scores) {
-    const token_run here = *given, *c = &here; /* a copy, because stores to floats might change *given */
+TARGET NPK_INLINE void score_tokens(const int format, const int rows, const bool gaps, const token_run *c,
+                                    const float *q, int64_t ldq, float *scores) {
     const int keys = KEYS_OF_SCORES(format, rows);
     int64_t j = 0;
     for (; j + keys <= c->count; j += keys)
-        dots(format, rows, keys, q, ldq, c, c->x + j * c->stride, scores + j * rows);
+        dots(format, rows, keys, TIMES(gaps, rows, keys), q, ldq, c, c->x + j * c->stride, scores + j * rows);
     for (; j < c->count; j++)
-        dots(format, rows, 1, q, ldq, c, c->x + j * c->stride, scores + j * rows);
+        dots(format, rows, 1, TIMES(gaps, rows, 1), q, ldq, c, c->x + j * c->stride, scores + j * rows);
+}
+
+TARGET NPK_INLINE void value_tokens(const int format, const int rows, const bool gaps, const token_run *c,
+                                    int64_t count, const float *w, float *o, int64_t ldo) {
+    const int keys = KEYS_OF_VALUES(format, rows);
+    int64_t j = 0;
+    for (; j + keys <= count; j += keys)
+        add_rows(format, rows, keys, TIMES(gaps, rows, keys), w + j * rows, c, c->x + j * c->stride, o, ldo);
+    for (; j < count; j++)
+        add_rows(format, rows, 1, TIMES(gaps, rows, 1), w + j * rows, c, c->x + j * c->stride, o, ldo);
+}
+
+TARGET NPK_INLINE void score_run(const int format, const int rows, const token_run *given, const float *q, int64_t ldq,
+                                 float *scores) {
+    const token_run c = *given; /* a copy, because stores to floats might change *given */
+    if (c.gaps)
+        score_tokens(format, rows, true, &c, q, ldq, scores);
+    else
+        score_tokens(format, rows, false, &c, q, ldq, scores);
 }
 
 TARGET NPK_INLINE void value_run(const int format, const int rows, const token_run *given, int64_t count,
                                  const float *w, float *o, int64_t ldo) {
-    const token_run here = *given, *c = &here;
-    const int keys = KEYS_OF_VALUES(format, rows);
-    int64_t j = 0;
-    for (; j + keys <= count; j += keys)
-        add_rows(format, rows, keys, w + j * rows, c, c->x + j * c->stride, o, ldo);
-    for (; j < count; j++)
-        add_rows(format, rows, 1, w + j * rows, c, c->x + j * c->stride, o, ldo);
+    const token_run c = *given;
+    if (c.gaps)
+        value_tokens(format, rows, true, &c, count, w, o, ldo);
+    else
+        value_tokens(format, rows, false, &c, count, w, o, ldo);
 }
 
 #define STREAM_FORMAT(format)                                                                                     \
