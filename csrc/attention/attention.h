@@ -17,6 +17,7 @@ enum {
     ATTN_KEYS = 128,       /* keys a tile unit packs at a time */
     ATTN_STREAM_KEYS = 512, /* keys of a stream unit */
     ATTN_STREAM_ROWS = 8,  /* most rows a stream unit takes */
+    ATTN_STREAM_TILE = 4,  /* rows that share a read of keys and values */
     ATTN_ROWS = 32,        /* tokens the tile engine converts at a time, at most */
     ATTN_SLACK = 64,       /* floats beyond a buffer that vectors may touch */
 };

@@ -35,9 +35,9 @@ static attn_state state_at(const plan_t *p, float *x) {
     return (attn_state){x, x + rows, x + 2 * rows};
 }
 
-static int64_t stream_work(const plan_t *p, int64_t rows) {
+static int64_t stream_work(const plan_t *p) {
     int64_t width = npk_round_up(p->a.s.head_dim, p->isa->lanes);
-    return rows * (width + ATTN_STREAM_KEYS) + ATTN_STREAM_KEYS + ATTN_SLACK;
+    return ATTN_STREAM_TILE * (width + 2 * ATTN_STREAM_KEYS) + 2 * ATTN_SLACK;
 }
 
 static int64_t tile_work(const plan_t *p) {
@@ -53,7 +53,7 @@ static int64_t tile_work(const plan_t *p) {
 static bool redo_row(const plan_t *p, const attn_unit *u, int64_t row, attn_state st, int64_t i) {
     int64_t lo, hi, width = p->ldo + ATTN_SLACK;
     attn_visible(&p->a, u->batch, row, &lo, &hi);
-    float *memory = npk_alloc_floats(2 * (2 * ATTN_SLACK + width) + stream_work(p, 1));
+    float *memory = npk_alloc_floats(2 * (2 * ATTN_SLACK + width) + stream_work(p));
     if (!memory)
         return false;
     attn_state sum = {memory, memory + ATTN_SLACK, memory + 2 * ATTN_SLACK};
@@ -178,13 +178,13 @@ static void set_blocks(plan_t *p) {
     p->rows = p->a.group * s->seq_q;
     p->stream = s->seq_q == 1 && p->rows <= ATTN_STREAM_ROWS;
     int64_t blocks = npk_ceil_div(p->rows, TILE_ROWS);
-    p->row_block = p->stream ? p->rows : npk_round_up(npk_ceil_div(p->rows, blocks), p->isa->mr);
+    p->row_block = npk_round_up(npk_ceil_div(p->rows, blocks), p->stream ? ATTN_STREAM_TILE : p->isa->mr);
     p->row_blocks = npk_ceil_div(p->rows, p->row_block);
     p->split = p->stream ? ATTN_STREAM_KEYS : p->row_blocks == 1 ? TILE_SPLIT : s->seq_kv;
     p->splits = npk_ceil_div(s->seq_kv, p->split);
     p->ldo = npk_round_up(s->v_head_dim, p->isa->nr);
     p->state_floats = 2 * (p->row_block + ATTN_SLACK) + p->row_block * p->ldo + ATTN_SLACK;
-    p->work_floats = npk_round_up(p->stream ? stream_work(p, p->rows) : tile_work(p), 16);
+    p->work_floats = npk_round_up(p->stream ? stream_work(p) : tile_work(p), 16);
 }
 
 static int attend(plan_t *p, int threads) {

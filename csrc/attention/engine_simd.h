@@ -7,8 +7,6 @@
 
 #define NR (NV * LANES)
 
-enum { STREAM_CHUNK = 8 }; /* tokens that all rows of a stream unit take from the L1 cache */
-
 /* exp of x <= 0 within 2 ulp (measured over every float), 0 below -87.33, NaN for NaN: x = n ln 2 + r,
  * with ln 2 in two parts (Cody and Waite), times a polynomial (Cephes expf, S. Moshier). */
 TARGET NPK_INLINE V v_exp(V x) {
@@ -83,38 +81,49 @@ NPK_INLINE side values_of(const attn_args *a) {
                   s->v_scale_row, s->v_head_dim};
 }
 
+/* Element of x where token t lies. */
+NPK_INLINE int64_t token_place(const attn_args *a, const attn_unit *u, const side *x, int64_t t) {
+    return attn_block(a, u->batch, t) * x->block + u->head * x->head + t % a->s.block_size * x->row;
+}
+
 /* Tokens [t, t + count) as rows of floats: in place when they are floats in one block, else in `buffer`. */
 TARGET static const float *token_rows(const attn_args *a, const attn_unit *u, const side *x, int64_t t, int64_t count,
                                       float *buffer, int64_t *stride) {
     int size = element_size(a->s.format);
-    int64_t within = t % a->s.block_size;
-    int64_t first = attn_block(a, u->batch, t) * x->block + u->head * x->head;
-    if (a->s.format == NPK_KV_F32 && within + count <= a->s.block_size) {
+    int64_t left = a->s.block_size - t % a->s.block_size, place = token_place(a, u, x, t);
+    if (a->s.format == NPK_KV_F32 && count <= left) {
         *stride = x->row;
-        return (const float *)x->x + first + within * x->row;
+        return (const float *)x->x + place;
     }
     *stride = npk_round_up(x->width, LANES);
-    for (int64_t i = 0; i < count; i++, within++) {
-        if (within == a->s.block_size) {
-            within = 0;
-            first = attn_block(a, u->batch, t + i) * x->block + u->head * x->head;
+    for (int64_t i = 0; i < count; i++, left--, place += x->row) {
+        if (left == 0) {
+            left = a->s.block_size;
+            place = token_place(a, u, x, t + i);
         }
-        convert_row(a->s.format, x->x + (first + within * x->row) * size, x->width, buffer + i * *stride);
+        convert_row(a->s.format, x->x + place * size, x->width, buffer + i * *stride);
     }
     return buffer;
 }
 
-/* dst[i] = scale of token t + i; false, and nothing written, when there are no scales. */
-static bool token_scales(const attn_args *a, const attn_unit *u, const side *x, int64_t t, int64_t count, float *dst) {
+/* dst[i * copies ... (i + 1) * copies) = scale of token t + i; false, and nothing written, when there are no scales. */
+static bool token_scales(const attn_args *a, const attn_unit *u, const side *x, int64_t t, int64_t count, int copies,
+                         float *dst) {
     if (!x->scale)
         return false;
-    for (int64_t i = 0; i < count; i++)
-        dst[i] = x->scale[attn_block(a, u->batch, t + i) * x->scale_block + u->head * x->scale_head
-                          + (t + i) % a->s.block_size * x->scale_row];
+    const side scales = {.block = x->scale_block, .head = x->scale_head, .row = x->scale_row};
+    for (int64_t i = 0, left = 0, place = 0; i < count; i++, left--, place += scales.row) {
+        if (left == 0) {
+            left = a->s.block_size - (t + i) % a->s.block_size;
+            place = token_place(a, u, &scales, t + i);
+        }
+        for (int r = 0; r < copies; r++)
+            *dst++ = x->scale[place];
+    }
     return true;
 }
 
-/* ---- one row of scores ---- */
+/* ---- scores ---- */
 
 /* x[0 ... n) *= y, up to whole vectors. */
 TARGET static void multiply(float *x, const float *y, int64_t n) {
@@ -122,17 +131,16 @@ TARGET static void multiply(float *x, const float *y, int64_t n) {
         v_store(x + i, v_mul(v_load(x + i), v_load(y + i)));
 }
 
-TARGET NPK_INLINE float largest(const float *x, int64_t n, float start) {
-    V top = v_set1(start);
+/* The largest of start and x, lane by lane. */
+TARGET NPK_INLINE V largest(const float *x, int64_t n, V start) {
     for (int64_t i = 0; i < n; i += LANES)
-        top = v_max(v_load(x + i), top);
-    return v_largest(top);
+        start = v_max(v_load(x + i), start);
+    return start;
 }
 
-/* x[i] = exp(x[i] - m); returns the sum. n is a multiple of LANES. */
-TARGET NPK_INLINE float exp_and_sum(float *x, int64_t n, float m) {
-    _Alignas(64) float sums[4];
-    V base = v_set1(m), sum0 = v_zero(), sum1 = v_zero();
+/* x[i] = exp(x[i] - base); returns the sums of the lanes. n is a multiple of LANES. */
+TARGET NPK_INLINE V exp_and_sum(float *x, int64_t n, V base) {
+    V sum0 = v_zero(), sum1 = v_zero();
     int64_t i = 0;
     for (; i + 2 * LANES <= n; i += 2 * LANES) {
         V p0 = v_exp(v_sub(v_load(x + i), base)), p1 = v_exp(v_sub(v_load(x + i + LANES), base));
@@ -146,8 +154,7 @@ TARGET NPK_INLINE float exp_and_sum(float *x, int64_t n, float m) {
         v_store(x + i, p);
         sum0 = v_add(sum0, p);
     }
-    v_sum4(v_add(sum0, sum1), v_zero(), v_zero(), v_zero(), sums);
-    return sums[0];
+    return v_add(sum0, sum1);
 }
 
 /* A base that exp may subtract: 0 instead of -inf, so that -inf - base stays -inf. */
@@ -283,8 +290,8 @@ static void pack_block(const attn_args *a, const attn_unit *u, tile_block *b) {
         x = token_rows(a, u, &values, b->begin + i, count, b->rows, &stride);
         pack_values(x, stride, i, count, values.width, b->values);
     }
-    b->has_k_scale = token_scales(a, u, &keys, b->begin, b->count, b->k_scale);
-    b->has_v_scale = token_scales(a, u, &values, b->begin, b->count, b->v_scale);
+    b->has_k_scale = token_scales(a, u, &keys, b->begin, b->count, 1, b->k_scale);
+    b->has_v_scale = token_scales(a, u, &values, b->begin, b->count, 1, b->v_scale);
 }
 
 /* Scores of row i, over the panels [from, to), become weights against the row's new maximum. */
@@ -296,8 +303,10 @@ TARGET NPK_INLINE void weigh_row(const tile_block *b, float *scores, int64_t fro
         scores[t] = -INFINITY;
     for (int64_t t = hi; t < to; t++)
         scores[t] = -INFINITY;
-    *m = largest(scores + from, to - from, *m);
-    *sum = exp_and_sum(scores + from, to - from, finite_base(*m));
+    *m = v_largest(largest(scores + from, to - from, v_set1(*m)));
+    _Alignas(64) float sums[4];
+    v_sum4(exp_and_sum(scores + from, to - from, v_set1(finite_base(*m))), v_zero(), v_zero(), v_zero(), sums);
+    *sum = sums[0];
     if (b->has_v_scale)
         multiply(scores + from, b->v_scale + from, to - from);
 }
@@ -355,232 +364,7 @@ static void tile_engine(const attn_args *a, const attn_unit *u, float *work, att
     }
 }
 
-/* ---- stream engine ---- */
-
-/* Bytes of tokens between what is read and what is asked for: measured, see docs/kernels-attention.md. */
-static const int64_t STREAM_AHEAD = 16384;
-
-/* A chunk of tokens that lie one after another; `stride` and `ahead` are in bytes. */
-typedef struct {
-    const char *x;
-    int64_t stride, ahead, count, width;
-} chunk;
-
-/* Vector at x + i, of which `left` elements exist; the others count as zero. */
-TARGET NPK_INLINE V converted_part(const int format, const char *x, int64_t i, int64_t left) {
-    if (left >= LANES)
-        return converted(format, x, i);
-    if (format == NPK_KV_F32)
-        return v_load_part((const float *)x + i, (int)left);
-    char last[LANES * 2] = {0};
-    memcpy(last, x + i * element_size(format), (size_t)(left * element_size(format)));
-    return converted(format, last, 0);
-}
-
-/* Vector i of row j, of which `left` elements exist, and a request to L2 for the row that will come here.
- * Hardware prefetchers follow neither of the two streams well when rows are taken several at a time. */
-TARGET NPK_INLINE V row_vector(const int format, const chunk *c, int64_t j, int64_t i, int64_t left) {
-    const char *x = c->x + j * c->stride;
-    if (i * element_size(format) % 64 == 0)
-        __builtin_prefetch(x + i * element_size(format) + c->ahead, 0, 2);
-    return converted_part(format, x, i, left);
-}
-
-TARGET NPK_INLINE void dots_step(const int format, const int rows, const int keys, const float *q, int64_t ldq,
-                                 const chunk *c, int64_t first, int64_t p, int64_t left, V acc[4][4]) {
-    V kv[4];
-    NPK_UNROLL
-    for (int j = 0; j < keys; j++)
-        kv[j] = row_vector(format, c, first + j, p, left);
-    NPK_UNROLL
-    for (int i = 0; i < rows; i++) {
-        V qv = v_load(q + i * ldq);
-        NPK_UNROLL
-        for (int j = 0; j < keys; j++)
-            acc[i][j] = v_fma(qv, kv[j], acc[i][j]);
-    }
-}
-
-/* scores[i * ATTN_STREAM_KEYS + j] = q[i * ldq] . row first + j of c, for at most eight pairs of `rows` rows
- * and `keys` keys: a chain of fused multiply-adds per lane, then the lanes. */
-TARGET NPK_INLINE void dots(const int format, const int rows, const int keys, const float *q, int64_t ldq,
-                            const chunk *c, int64_t first, float *scores) {
-    V acc[4][4];
-    NPK_UNROLL
-    for (int i = 0; i < 4; i++)
-        NPK_UNROLL
-        for (int j = 0; j < 4; j++)
-            acc[i][j] = v_zero();
-    int64_t p = 0, d = c->width;
-    for (; p + LANES <= d; p += LANES)
-        dots_step(format, rows, keys, q + p, ldq, c, first, p, LANES, acc);
-    if (p < d)
-        dots_step(format, rows, keys, q + p, ldq, c, first, p, d - p, acc);
-    float sums[4];
-    if (rows == 4) {
-        NPK_UNROLL
-        for (int j = 0; j < keys; j++) {
-            v_sum4(acc[0][j], acc[1][j], acc[2][j], acc[3][j], sums);
-            NPK_UNROLL
-            for (int i = 0; i < 4; i++)
-                scores[i * ATTN_STREAM_KEYS + j] = sums[i];
-        }
-        return;
-    }
-    NPK_UNROLL
-    for (int i = 0; i < rows; i++) {
-        v_sum4(acc[i][0], acc[i][1], acc[i][2], acc[i][3], sums);
-        memcpy(scores + i * ATTN_STREAM_KEYS, sums, (size_t)keys * sizeof *sums);
-    }
-}
-
-TARGET NPK_INLINE void add_step(const int format, const int rows, const int keys, V wv[4][4], const chunk *c,
-                                int64_t first, int64_t col, int64_t left, float *o, int64_t ldo) {
-    V xv[4];
-    NPK_UNROLL
-    for (int j = 0; j < keys; j++)
-        xv[j] = row_vector(format, c, first + j, col, left);
-    NPK_UNROLL
-    for (int i = 0; i < rows; i++) {
-        V sum = v_load(o + i * ldo + col);
-        NPK_UNROLL
-        for (int j = 0; j < keys; j++)
-            sum = v_fma(wv[i][j], xv[j], sum);
-        v_store(o + i * ldo + col, sum);
-    }
-}
-
-/* o[i * ldo] += sum over j < keys, in order, of w[i * ATTN_STREAM_KEYS + j] times row first + j of c. */
-TARGET NPK_INLINE void add_rows(const int format, const int rows, const int keys, const float *w, const chunk *c,
-                                int64_t first, float *o, int64_t ldo) {
-    V wv[4][4];
-    NPK_UNROLL
-    for (int i = 0; i < rows; i++)
-        NPK_UNROLL
-        for (int j = 0; j < keys; j++)
-            wv[i][j] = v_set1(w[i * ATTN_STREAM_KEYS + j]);
-    int64_t col = 0;
-    for (; col + LANES <= c->width; col += LANES)
-        add_step(format, rows, keys, wv, c, first, col, LANES, o, ldo);
-    if (col < c->width)
-        add_step(format, rows, keys, wv, c, first, col, c->width - col, o, ldo);
-}
-
-/* A conversion serves four rows; floats need none, and are better taken four keys at a time. A single row is
- * bound by memory for floats, which then comes fastest key by key, and by arithmetic otherwise (measured).
- * The order of the sums is the same whatever is chosen. */
-#define STREAM_ROWS(format) ((format) == NPK_KV_F32 ? 2 : 4)
-#define STREAM_LONE(format) ((format) == NPK_KV_F32 ? 1 : 4)
-
-TARGET NPK_INLINE void score_chunk_as(const int format, const chunk *given, const float *q, int64_t ldq, int64_t rows,
-                                      float *scores) {
-    const chunk here = *given, *c = &here; /* a copy, because stores to floats might change *given */
-    const int tall = STREAM_ROWS(format), wide = 8 / tall, lone = STREAM_LONE(format);
-    int64_t i = 0, j;
-    for (; i + tall <= rows; i += tall) {
-        const float *qi = q + i * ldq;
-        float *to = scores + i * ATTN_STREAM_KEYS;
-        for (j = 0; j + wide <= c->count; j += wide)
-            dots(format, tall, wide, qi, ldq, c, j, to + j);
-        for (; j < c->count; j++)
-            dots(format, tall, 1, qi, ldq, c, j, to + j);
-    }
-    for (; i < rows; i++) {
-        const float *qi = q + i * ldq;
-        float *to = scores + i * ATTN_STREAM_KEYS;
-        for (j = 0; j + lone <= c->count; j += lone)
-            dots(format, 1, lone, qi, ldq, c, j, to + j);
-        for (; j < c->count; j++)
-            dots(format, 1, 1, qi, ldq, c, j, to + j);
-    }
-}
-
-TARGET NPK_INLINE void value_chunk_as(const int format, const chunk *given, const float *w, int64_t rows, float *o,
-                                      int64_t ldo) {
-    const chunk here = *given, *c = &here;
-    const int tall = STREAM_ROWS(format), wide = 8 / tall, lone = STREAM_LONE(format);
-    int64_t i = 0, j;
-    for (; i + tall <= rows; i += tall) {
-        const float *wi = w + i * ATTN_STREAM_KEYS;
-        for (j = 0; j + wide <= c->count; j += wide)
-            add_rows(format, tall, wide, wi + j, c, j, o + i * ldo, ldo);
-        for (; j < c->count; j++)
-            add_rows(format, tall, 1, wi + j, c, j, o + i * ldo, ldo);
-    }
-    for (; i < rows; i++) {
-        const float *wi = w + i * ATTN_STREAM_KEYS;
-        for (j = 0; j + lone <= c->count; j += lone)
-            add_rows(format, 1, lone, wi + j, c, j, o + i * ldo, ldo);
-        for (; j < c->count; j++)
-            add_rows(format, 1, 1, wi + j, c, j, o + i * ldo, ldo);
-    }
-}
-
-#define STREAM_FORMAT(format)                                                                                   \
-    TARGET static void scores_##format(const chunk *c, const float *q, int64_t ldq, int64_t rows, float *to) {  \
-        score_chunk_as(format, c, q, ldq, rows, to);                                                            \
-    }                                                                                                           \
-    TARGET static void values_##format(const chunk *c, const float *w, int64_t rows, float *o, int64_t ldo) {   \
-        value_chunk_as(format, c, w, rows, o, ldo);                                                             \
-    }
-STREAM_FORMAT(NPK_KV_F32)
-STREAM_FORMAT(NPK_KV_F16)
-STREAM_FORMAT(NPK_KV_BF16)
-STREAM_FORMAT(NPK_KV_E4M3)
-STREAM_FORMAT(NPK_KV_INT8)
-
-/* By number of the format. */
-static void (*const SCORES[])(const chunk *, const float *, int64_t, int64_t, float *) = {
-    scores_NPK_KV_F32, scores_NPK_KV_F16, scores_NPK_KV_BF16, scores_NPK_KV_E4M3, scores_NPK_KV_INT8};
-static void (*const VALUES[])(const chunk *, const float *, int64_t, float *, int64_t) = {
-    values_NPK_KV_F32, values_NPK_KV_F16, values_NPK_KV_BF16, values_NPK_KV_E4M3, values_NPK_KV_INT8};
-
-/* The tokens from t on that lie one after another, up to `end` and to a multiple of STREAM_CHUNK. */
-static chunk chunk_at(const attn_args *a, const attn_unit *u, const side *x, int64_t t, int64_t end) {
-    int64_t within = t % a->s.block_size, size = element_size(a->s.format);
-    int64_t first = attn_block(a, u->batch, t) * x->block + u->head * x->head + within * x->row;
-    int64_t count = npk_min(npk_min(end - t, STREAM_CHUNK - t % STREAM_CHUNK), a->s.block_size - within);
-    int64_t stride = x->row * size, rows_ahead = STREAM_AHEAD / attn_max(x->width * size, 64);
-    return (chunk){x->x + first * size, stride, stride * rows_ahead, count, x->width};
-}
-
-/* All rows of the unit are queries of one position, and see all its keys, at most ATTN_STREAM_KEYS. */
-TARGET static void stream_engine(const attn_args *a, const attn_unit *u, float *work, attn_state st, int64_t ldo) {
-    side keys = keys_of(a), values = values_of(a);
-    int64_t ldq = npk_round_up(keys.width, LANES), count = u->end - u->begin, padded = npk_round_up(count, LANES);
-    float *queries = work, *scores = queries + u->rows * ldq, *scale = scores + u->rows * ATTN_STREAM_KEYS;
-    clear_state(st, u->rows, ldo);
-    for (int64_t r = 0; r < u->rows; r++) {
-        const float *q = attn_query(a, u, u->row + r);
-        for (int64_t p = 0; p < ldq; p++)
-            queries[r * ldq + p] = p < keys.width ? q[p] * a->s.scale : 0.0f;
-        for (int64_t t = count; t < padded; t++)
-            scores[r * ATTN_STREAM_KEYS + t] = -INFINITY;
-    }
-    for (int64_t t = u->begin; t < u->end;) {
-        chunk c = chunk_at(a, u, &keys, t, u->end);
-        SCORES[a->s.format](&c, queries, ldq, u->rows, scores + (t - u->begin));
-        t += c.count;
-    }
-    for (int64_t t = count; t < padded; t++)
-        scale[t] = 1.0f;
-    bool scaled = token_scales(a, u, &keys, u->begin, count, scale);
-    for (int64_t r = 0; r < u->rows; r++) {
-        float *row = scores + r * ATTN_STREAM_KEYS;
-        if (scaled)
-            multiply(row, scale, padded);
-        st.m[r] = largest(row, padded, -INFINITY);
-        st.l[r] = exp_and_sum(row, padded, finite_base(st.m[r]));
-    }
-    scaled = token_scales(a, u, &values, u->begin, count, scale);
-    for (int64_t r = 0; scaled && r < u->rows; r++)
-        multiply(scores + r * ATTN_STREAM_KEYS, scale, padded);
-    for (int64_t t = u->begin; t < u->end;) {
-        chunk c = chunk_at(a, u, &values, t, u->end);
-        VALUES[a->s.format](&c, scores + (t - u->begin), u->rows, st.o, ldo);
-        t += c.count;
-    }
-}
+#include "engine_stream.h"
 
 /* ---- merging ---- */
 

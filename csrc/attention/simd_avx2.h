@@ -13,6 +13,8 @@ typedef __m256 V;
 #define v_mul _mm256_mul_ps
 #define v_div _mm256_div_ps
 #define v_fma _mm256_fmadd_ps
+/* Keeps x in a register: GCC would read an operand from memory once for every use. */
+#define v_hold(x) __asm__("" : "+x"(x))
 #define v_max _mm256_max_ps /* the second operand where either is NaN */
 
 TARGET NPK_INLINE __m256i v_first(int count) {

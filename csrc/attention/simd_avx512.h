@@ -13,6 +13,7 @@ typedef __m512 V;
 #define v_mul _mm512_mul_ps
 #define v_div _mm512_div_ps
 #define v_fma _mm512_fmadd_ps
+#define v_hold(x) __asm__("" : "+v"(x))
 #define v_max _mm512_max_ps /* the second operand where either is NaN */
 
 TARGET NPK_INLINE V v_load_part(const float *x, int count) {

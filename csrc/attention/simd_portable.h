@@ -8,6 +8,7 @@ typedef float V __attribute__((vector_size(NPK_LANES * 4)));
 typedef int32_t VI __attribute__((vector_size(NPK_LANES * 4)));
 typedef uint32_t VU __attribute__((vector_size(NPK_LANES * 4)));
 #define TARGET
+#define v_hold(x) ((void)(x))
 #define EACH_LANE for (int lane = 0; lane < LANES; lane++)
 
 NPK_INLINE V v_zero(void) { return (V){0}; }

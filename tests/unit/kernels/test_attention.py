@@ -66,6 +66,22 @@ def test_every_shape_is_within_the_proven_bound(op, dtype):
             assert found.verdict == "PASS", f"{variant}: {found}"
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("group", range(1, 10))
+def test_every_group_of_one_token_is_within_the_bound(dtype, group):
+    """Groups that share a read, keys around what is taken at once (2, 3, 48, 512), widths with and without a rest."""
+    for seed, seq_kv in enumerate([1, 2, 3, 4, 5, 6, 7, 47, 48, 49, 51, 97, 511, 512, 513, 515]):
+        sizes = {"heads": 2 * group, "kv_heads": 2, "seq_q": 1, "seq_kv": seq_kv}
+        sizes |= {"head_dim": (16, 33, 64, 80)[seed % 4], "v_head_dim": (64, 16, 65, 24)[seed // 2 % 4]}
+        op, block = ("paged_attention", {"block_size": (16, 3)[seed % 4 // 2]}) if seed % 2 else ("attention", {})
+        case = nk.golden(op, dtype=dtype, fill=("uniform", "integer")[seed % 3 % 2], seed=seed, **sizes, **block)
+
+        for variant in NATIVE:
+            found = nk.check(_run(case, variant), case)
+
+            assert found.verdict == "PASS", f"{variant}, {seq_kv} keys: {found}"
+
+
 @pytest.mark.parametrize("fill", ["uniform", "integer", "adversarial"])
 def test_every_fill_of_every_shape(fill):
     for seed, shape in enumerate(SHAPES):
@@ -118,9 +134,17 @@ def test_layouts_do_not_change_a_bit(variant, seq_q):
 
 @pytest.mark.parametrize("variant", NATIVE)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("seq_q", [1, 30])
-def test_a_paged_cache_gives_the_bits_of_a_whole_one(variant, dtype, seq_q):
-    sizes = {"heads": 4, "kv_heads": 2, "seq_q": seq_q, "seq_kv": 700, "head_dim": 20, "v_head_dim": 20, "causal": 1}
+@pytest.mark.parametrize(("seq_q", "group"), [(1, 1), (1, 2), (1, 3), (1, 7), (30, 2)])
+def test_a_paged_cache_gives_the_bits_of_a_whole_one(variant, dtype, seq_q, group):
+    sizes = {
+        "heads": 2 * group,
+        "kv_heads": 2,
+        "seq_q": seq_q,
+        "seq_kv": 700,
+        "head_dim": 20,
+        "v_head_dim": 20,
+        "causal": 1,
+    }
     whole = nk.golden("attention", dtype=dtype, seed=5, **sizes)
     expected = _run(whole, variant)
 
