@@ -2,8 +2,8 @@
  *
  * Included by vmath_generic.h, vmath_avx2.h or vmath_avx512.h, which define: TARGET, LANES, the types V and M
  * (mask), and v_set1, v_load, v_store, v_load_part(x, count, fill), v_store_part(x, v, count) for 0 < count <
- * LANES (no byte beyond is touched), v_stream (a store past the caches, 16-byte aligned) and
- * v_fence (which orders it), v_add, v_sub, v_mul, v_div, v_fma(a, b, c) = a b + c, v_fnma(a, b, c) = c - a b, v_min
+ * LANES (no byte beyond is touched), v_stream (a store past the caches, aligned to a vector),
+ * v_stream_part(x, v, count) of `count` elements, a multiple of 4, 16-byte aligned, and v_fence (which orders both), v_add, v_sub, v_mul, v_div, v_fma(a, b, c) = a b + c, v_fnma(a, b, c) = c - a b, v_min
  * and v_max (the second operand when either is NaN), v_less, v_above (greater or unordered), v_none (no lane of a
  * mask), v_select(m, a, b) = m ? a : b, v_and, v_or, v_bits (an integer as a float), v_largest_of (of magnitudes; NaN
  * counts as the largest), v_product_error(a, b, p) = a b - p for the rounded product p, v_scale(x, t), which adds the
