@@ -35,8 +35,8 @@ TARGET NPK_INLINE V sum_of(const V acc[UNROLL]) { return v_add(v_add(acc[0], acc
         FOR_REST(0, type, x, cols, fill, STEP);                                                                 \
     } while (0)
 
-/* The same of elements `from` to before `to`, in vectors that lie at multiples of a vector in `out` when `stream`; then
- * so does `from`, but for the first part of a row, which begins at 0. */
+/* The same from element `from` to before `to`. When `stream`, vectors lie at multiples of a vector in `out`, for which a
+ * few elements come first when `from` is 0; otherwise it must be such a place itself. */
 #define FOR_OUTPUT(stream, type, x, out, from, to, STEP)                                                        \
     do {                                                                                                        \
         const int64_t lead = stream && from == 0 ? v_lead(out, to) : 0, start = from + lead;                    \
@@ -45,10 +45,6 @@ TARGET NPK_INLINE V sum_of(const V acc[UNROLL]) { return v_add(v_add(acc[0], acc
         FOR_GROUPS(start, 1, type, x, to, STEP)                                                                 \
         FOR_REST(start, type, x, to, zero, STEP);                                                               \
     } while (0)
-
-/* A row of at least SAMPLED elements is judged by a sample first: every SAMPLE-th group and what follows the last. As
- * SAMPLE is odd, a pattern whose period is a power of two is met at all its places. */
-enum { SAMPLE = 7, SAMPLED = 512 };
 
 /* Asks L2 for a cache line of the row `ahead` rows further on, so that it comes from memory while this row, which is in
  * the caches, is worked on. Pass `part` of `parts` calls it at every vector, and asks for its share of the row. */
@@ -72,7 +68,9 @@ TARGET NPK_INLINE V weight_at(const float *weight, int64_t i, int64_t count, V a
     return count == LANES ? v_load(weight + i) : v_load_part(weight + i, count, absent);
 }
 
-/* The mean of a sample, or of all of a short row. */
+/* The mean of a row of less than SAMPLED elements, or of every SAMPLE-th group of it and what follows the last. As SAMPLE
+ * is odd, a pattern whose period is a power of two is met at all its places. */
+enum { SAMPLE = 7, SAMPLED = 512 };
 TARGET NPK_INLINE V pivot_of(const int type, const rows_args *a, const char *x) {
     const V zero = v_set1(0.0f);
     const int64_t stride = a->cols < SAMPLED ? 1 : SAMPLE, groups = npk_ceil_div(a->cols / GROUP, stride);
@@ -209,16 +207,18 @@ TARGET NPK_INLINE bool is_near(const int type, const rows_args *a, const char *x
     return v_within(all, V_NEAR_exp_brief);
 }
 
-/* exp(x) of all groups of a row, summed into acc and stored when `keep`; false, and nothing of worth, when an element is
- * not within V_NEAR_exp_brief of 0. Each vector begins while the one before it ends, see v_begun: that, two sums and the
- * constants are what 16 registers hold. */
-TARGET NPK_INLINE bool near_groups(const int type, const bool stream, const bool keep, const rows_args *a, int64_t row,
-                                   float *kept, V acc[UNROLL]) {
+/* exp(x), or for a logarithm exp(x - top), of all groups of a row, summed into acc and, for a binary32 quotient, kept;
+ * false, and nothing of worth, when an argument is not within V_NEAR_exp_brief of 0. Each vector begins while the one
+ * before it ends, see v_begun: that, two sums and the constants are what 16 registers hold. */
+TARGET NPK_INLINE bool near_groups(const int type, const bool stream, const bool logarithm, const rows_args *a,
+                                   int64_t row, const V top, float *kept, V acc[UNROLL]) {
     const char *x = a->x + row * a->stride_x * a->bytes;
     const int64_t end = a->cols / GROUP * GROUP;
     if (end == 0)
         return true;
-    V v = v_load_as(type, x, 0), size = v_abs(v), sum[2] = {acc[0], acc[1]};
+    V v = v_load_as(type, x, 0), sum[2] = {acc[0], acc[1]};
+    v = logarithm ? v_sub(v, top) : v;
+    V size = v_abs(v);
     v_begun next = v_exp_brief_begin(v);
     for (int64_t i = 0; i < end; i += 2 * LANES) {
         NPK_UNROLL
@@ -226,12 +226,13 @@ TARGET NPK_INLINE bool near_groups(const int type, const bool stream, const bool
             const int64_t at = i + u * LANES;
             const v_begun now = next;
             v = v_load_as(type, x, npk_min(at + LANES, end - LANES));
+            v = logarithm ? v_sub(v, top) : v;
             size = v_largest_of(size, v_abs(v));
             next = v_exp_brief_begin(v);
             V e = v_exp_brief_end(v, now);
             fetch_row(stream, a, x, row, 1, 0, 1, u, at);
             sum[u] = v_add(sum[u], e);
-            if (keep)
+            if (type == NPK_FP32 && !logarithm)
                 v_store(kept + at, e);
         }
     }
@@ -240,7 +241,7 @@ TARGET NPK_INLINE bool near_groups(const int type, const bool stream, const bool
     return v_within(size, V_NEAR_exp_brief);
 }
 
-typedef bool (*near_run)(const rows_args *a, int64_t row, float *kept, V acc[UNROLL]);
+typedef bool (*near_run)(const rows_args *a, int64_t row, V top, float *kept, V acc[UNROLL]);
 
 /* Place for SCRATCH floats in `scratch`, aligned, and half a page from x modulo pages: a CPU that compares the lower bits
  * of addresses first takes loads for such as wait for a store. */
@@ -251,39 +252,38 @@ NPK_INLINE float *half_a_page_from(const char *x, float *scratch) {
     return place - (uintptr_t)place / sizeof(float) % LANES;
 }
 
-/* exp(x - top) / sum, or x - top - log(sum), for a top that cancels. `near`: the elements are near 0, and so is top;
- * otherwise it is the maximum. A binary32 row keeps its exponentials between the passes, in the output or in `kept`; a
- * 16-bit one computes them again, to be rounded once. Returns false, and leaves the row, when `near` is wrong. */
+/* exp(x - top) / sum, or x - top - log(sum). A binary32 quotient keeps its exponentials between the passes, in the output
+ * or in `scratch`; a 16-bit one computes them again, to be rounded once. When the elements are near 0, a quotient does with
+ * a top of 0, which cancels; a logarithm does not, as log(sum) would be inexact where the result is next to 0. Returns
+ * false, and leaves the row, when `near` is wrong. */
 TARGET NPK_INLINE bool exponentials_of(const int type, const bool stream, const bool logarithm, const bool near,
                                        const near_run near_groups, const rows_args *a, int64_t row) {
     const char *x = a->x + row * a->stride_x * a->bytes;
     char *out = a->out + row * a->cols * a->bytes;
-    const V zero = v_set1(0.0f), lowest = v_set1(-INFINITY), top = near ? zero : top_of(type, a, x);
-    const bool keep = type == NPK_FP32 && !logarithm;
+    const V zero = v_set1(0.0f), lowest = v_set1(-INFINITY), top = near && !logarithm ? zero : top_of(type, a, x);
+    const bool keep = type == NPK_FP32 && !logarithm, shift = logarithm || !near;
     float scratch[SCRATCH + PAGE + LANES], *kept = a->cols <= SCRATCH ? half_a_page_from(x, scratch) : (float *)out;
     V acc[UNROLL] = {zero, zero, zero, zero};
 #define ADD(u, v, i, count)                                                                                     \
     do {                                                                                                        \
-        V e = v_exp_brief(near ? v : v_sub(v, top));                                                            \
+        V e = v_exp_brief(shift ? v_sub(v, top) : v);                                                           \
         acc[u] = v_add(acc[u], e);                                                                              \
         if (keep)                                                                                               \
-            put_some(NPK_FP32, false, kept, i, count, e);                                               \
+            put_some(NPK_FP32, false, kept, i, count, e);                                                       \
     } while (0)
     if (!near)
         FOR_GROUPS(0, 1, type, x, a->cols, ADD)
-    else if (!near_groups(a, row, kept, acc))
+    else if (!near_groups(a, row, top, kept, acc))
         return false;
     FOR_REST(0, type, x, a->cols, lowest, ADD);
 #undef ADD
     const float sum = v_hsum(sum_of(acc));
-    const double log_sum = logarithm ? (near ? 0.0 : v_hmax(top)) + log(sum) : 0.0; /* in two parts, for x near it */
-    const V scale = v_set1((float)(1.0 / sum)), high = v_set1((float)log_sum);
-    const V low = v_set1((float)(log_sum - (float)log_sum));
+    const V scale = v_set1((float)(1.0 / sum)), log_sum = v_set1((float)log(sum));
 #define WRITE(u, v, i, count)                                                                                   \
     do {                                                                                                        \
         V loaded = v;                                                                                           \
-        V y = logarithm ? v_sub(v_sub(loaded, high), low)                                                    \
-                        : v_mul(keep ? loaded : v_exp_brief(near ? loaded : v_sub(loaded, top)), scale);        \
+        V y = logarithm ? v_sub(v_sub(loaded, top), log_sum)                                                    \
+                        : v_mul(keep ? loaded : v_exp_brief(shift ? v_sub(loaded, top) : loaded), scale);       \
         put_some(type, stream, out, i, count, y);                                                               \
     } while (0)
     const void *source = keep ? (const void *)kept : x;
@@ -292,8 +292,8 @@ TARGET NPK_INLINE bool exponentials_of(const int type, const bool stream, const 
     return true;
 }
 
-/* A row near 0 takes two passes, without its maximum. Whether it is near is known when it is done, but a mask at either
- * end before; and at once if there is no place for the exponentials but x. */
+/* A row near 0 takes two passes, without its maximum. That it is near is known for sure when the first is done, so that a
+ * mask at either end is looked for before it; the whole row when there is no place for the exponentials but x. */
 TARGET NPK_INLINE void softmax(const int type, const bool stream, const bool logarithm, const near_run near_groups,
                                const rows_args *a, int64_t row) {
     const char *x = a->x + row * a->stride_x * a->bytes;
@@ -321,9 +321,9 @@ TARGET NPK_INLINE void softmax(const int type, const bool stream, const bool log
     }
 /* near_groups is a function of its own, in which no other loop's constants take registers from its sums. */
 #define SOFTMAX(name, format, type, stream, logarithm)                                                          \
-    TARGET static __attribute__((noinline)) bool name##_near_##format(const rows_args *a, int64_t row,          \
+    TARGET static __attribute__((noinline)) bool name##_near_##format(const rows_args *a, int64_t row, V top,   \
                                                                       float *kept, V acc[UNROLL]) {             \
-        return near_groups(type, stream, type == NPK_FP32 && !logarithm, a, row, kept, acc);                    \
+        return near_groups(type, stream, logarithm, a, row, top, kept, acc);                                    \
     }                                                                                                           \
     RUN(name, format, stream, softmax(type, stream, logarithm, name##_near_##format, a, row))
 #define OP(KIND, name, ...)                                                                                     \
