@@ -55,7 +55,7 @@ def test_the_logarithm_of_a_probability_next_to_one_is_zero(variant):
     for low, high in ((10, 40), (-50, 50), (-20, 0)):
         x = np.full((1, 600), low, np.float32)
         x[0, 77] = high
-        assert -1e-6 < nk.softmax(x, log=True, variant=variant)[0, 77] <= 0
+        assert -3e-6 < nk.softmax(x, log=True, variant=variant)[0, 77] <= 0
 
 
 @pytest.mark.parametrize("variant", COMPILED)
