@@ -3,21 +3,22 @@
 #include "../common/threads.h"
 #include "activation.h"
 
-/* Elements of one task: a few microseconds of work, a multiple of every vector. */
-enum { CHUNK = 1 << 14 };
+/* Elements of one task: a few microseconds of work, a multiple of every vector; more when they are stored past the
+ * caches, which each task waits for. */
+enum { CHUNK = 1 << 14, STREAMED_CHUNK = 1 << 18 };
 
 typedef struct {
     activation_run run;
-    int64_t rows, cols, chunks, stride_x, stride_y, bytes;
+    int64_t rows, cols, chunk, chunks, stride_x, stride_y, bytes;
     const char *x, *y;
     char *out;
 } job;
 
 static void run_task(void *context, int64_t task) {
     const job *j = context;
-    int64_t row = task / j->chunks, start = task % j->chunks * CHUNK;
+    int64_t row = task / j->chunks, start = task % j->chunks * j->chunk;
     const char *y = j->y ? j->y + (row * j->stride_y + start) * j->bytes : NULL;
-    j->run(npk_min(CHUNK, j->cols - start), j->x + (row * j->stride_x + start) * j->bytes, y,
+    j->run(npk_min(j->chunk, j->cols - start), j->x + (row * j->stride_x + start) * j->bytes, y,
            j->out + (row * j->cols + start) * j->bytes);
 }
 
@@ -50,7 +51,8 @@ int npk_activation(int isa, int function, int type, int64_t rows, int64_t cols, 
         return NPK_EALIAS;
     bool aligned_rows = rows == 1 || cols % 4 == 0;
     bool stream = type == NPK_FP32 && aligned_rows && npk_streams(out, rows * cols * bytes, out == x || out == y);
-    job j = {(*runs)[function][stream ? STREAMED_FP32 : type], rows, cols, npk_ceil_div(cols, CHUNK), stride_x,
+    int64_t chunk = stream ? STREAMED_CHUNK : CHUNK;
+    job j = {(*runs)[function][stream ? STREAMED_FP32 : type], rows, cols, chunk, npk_ceil_div(cols, chunk), stride_x,
              stride_y, bytes, x, y, out};
     return npk_parallel(rows * j.chunks > 1 ? threads : 1, rows * j.chunks, run_task, &j);
 }

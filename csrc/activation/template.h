@@ -48,21 +48,27 @@ TARGET NPK_INLINE void block(const int function, const int type, const bool stre
     }
 }
 
+/* 0 < count < LANES elements. */
+TARGET NPK_INLINE void part(const int function, const int type, const bool stream, const void *x, const void *y,
+                            void *out, int64_t i, int64_t count) {
+    const V zero = v_set1(0.0f);
+    V value = apply(function, v_load_part_as(type, x, i, count, zero));
+    if (function == NPK_SWIGLU)
+        value = v_mul(value, v_load_part_as(type, y, i, count, zero));
+    v_put_part(type, stream, out, i, count, value);
+}
+
 TARGET NPK_INLINE void loop(const int function, const int type, const bool stream, int64_t count, const void *x,
                             const void *y, void *out) {
-    const V zero = v_set1(0.0f);
-    int64_t i = 0;
+    int64_t i = stream ? v_lead(out, count) : 0;
+    if (i > 0)
+        part(function, type, stream, x, y, out, 0, i);
     for (; i + BLOCK * LANES <= count; i += BLOCK * LANES)
         block(function, type, stream, x, y, out, i);
     for (; i + LANES <= count; i += LANES)
         put(function, type, stream, y, out, i, apply(function, v_load_as(type, x, i)));
-    if (i < count) {
-        int64_t rest = count - i;
-        V value = apply(function, v_load_part_as(type, x, i, rest, zero));
-        if (function == NPK_SWIGLU)
-            value = v_mul(value, v_load_part_as(type, y, i, rest, zero));
-        v_store_part_as(type, out, i, rest, value);
-    }
+    if (i < count)
+        part(function, type, stream, x, y, out, i, count - i);
     if (stream)
         v_fence();
 }

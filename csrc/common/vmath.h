@@ -2,8 +2,8 @@
  *
  * Included by vmath_generic.h, vmath_avx2.h or vmath_avx512.h, which define: TARGET, LANES, the types V and M
  * (mask), and v_set1, v_load, v_store, v_load_part(x, count, fill), v_store_part(x, v, count) for 0 < count <
- * LANES (no byte beyond is touched), v_stream (a store past the caches, 16-byte aligned) and
- * v_fence (which orders it), v_add, v_sub, v_mul, v_div, v_fma(a, b, c) = a b + c, v_fnma(a, b, c) = c - a b, v_min
+ * LANES (no byte beyond is touched), v_stream (a store past the caches, aligned to a vector),
+ * v_stream_part(x, v, count) of `count` elements, a multiple of 4, 16-byte aligned, and v_fence (which orders both), v_add, v_sub, v_mul, v_div, v_fma(a, b, c) = a b + c, v_fnma(a, b, c) = c - a b, v_min
  * and v_max (the second operand when either is NaN), v_less, v_above (greater or unordered), v_none (no lane of a
  * mask), v_select(m, a, b) = m ? a : b, v_and, v_or, v_bits (an integer as a float), v_largest_of (of magnitudes; NaN
  * counts as the largest), v_product_error(a, b, p) = a b - p for the rounded product p, v_scale(x, t), which adds the
@@ -14,7 +14,7 @@
  * Errors in units in the last place (ULP), limits that tests/unit/kernels/test_vmath.py holds them to against
  * float64, on samples by default and on all 2^32 arguments with NPUSIM_SOAK (subnormal results: units of 2^-149):
  *
- *   v_exp 1.1   v_tanh 2   v_sigmoid 2.5   v_silu 3   v_gelu 4.5
+ *   v_exp 1.2   v_tanh 2   v_sigmoid 2.5   v_silu 3   v_gelu 4.5
  *
  * v_exp_brief: a relative error of 3.8 x 2^-24, of the 4 x 2^-24 that softmax's bound grants.
  * v_gelu_tanh: 4 + 3 |y| with y the argument of its exponential. All propagate NaN and take infinities to
@@ -32,10 +32,11 @@
 #define V_STEP_LOW 3.99327307e-6f
 #define V_STEP 0x1.62e43p-4f
 
-/* 2^(j/8) exp(-0.0025643159), a factor for which all eight are within 2^-28 of floats (Gal and Bachelis, ACM TOMS 17,
- * 1991; the polynomials make up for it), less the j / 8 that v_scale(x, n) adds to the exponent for j = n mod 8. */
-_Alignas(32) static const float V_POWERS[8] = {0x1.feb052p-1f, 0x1.f6747cp-1f, 0x1.efa848p-1f, 0x1.eb2404p-1f,
-                                               0x1.e91c8ap-1f, 0x1.e9cb7cp-1f, 0x1.ed6fb4p-1f, 0x1.f44dbcp-1f};
+/* 2^(j/8) / V_SHARE, a factor for which all eight are within 2^-27 of floats (Gal and Bachelis, ACM TOMS 17, 1991; the
+ * polynomials make up for it), less the j / 8 that v_scale(x, n) adds to the exponent for j = n mod 8. */
+#define V_SHARE 0.91935855f
+_Alignas(32) static const float V_POWERS[8] = {0x1.16747cp+0f, 0x1.0fa848p+0f, 0x1.0b2404p+0f, 0x1.091c8ap+0f,
+                                               0x1.09cb7cp+0f, 0x1.0d6fb4p+0f, 0x1.144dbcp+0f, 0x1.1eb052p+0f};
 
 /* What the first half of a function of x hands to the second: r and t = n + V_MAGIC with n ln 2 / 8 + r the argument of
  * an exponential, and q, which some functions need beside it. Loops that keep these of many vectors in memory between
@@ -80,7 +81,7 @@ TARGET NPK_INLINE V v_power(v_begun b, const float c0, const float c1, const flo
 
 /* exp(sign x) of what v_reduce made of x, relative error of the fit 0.4 x 2^-24. */
 TARGET NPK_INLINE V v_exp_of(const float sign, v_begun b) {
-    return v_power(b, 2.567588e-3f, sign * 1.0025676f, 0.50136286f, sign * 0.16707768f);
+    return v_power(b, -0.08064146f, sign * 0.91935855f, 0.45975178f, sign * 0.15321091f);
 }
 
 /* What v_reduce or v_half_square made, times 2^n for an integer n. */
@@ -136,8 +137,13 @@ TARGET NPK_INLINE V v_tanh_end(V x, v_begun b) {
 }
 TARGET NPK_INLINE V v_tanh_far(V x) { return x; } /* NaN */
 
-/* x / (1 + exp(-y)) for y whose reduction with sign -1 is b; |y| < 87. */
-TARGET NPK_INLINE V v_gated(V x, v_begun b) { return v_div(x, v_add(v_set1(1.0f), v_exp_of(-1.0f, b))); }
+/* x / (1 + exp(-y)) for y whose reduction with sign -1 is b, r in units of `unit`; |y| < 87. */
+TARGET NPK_INLINE V v_gated(V x, v_begun b, const float unit) {
+    const float c1 = -0.91935855f * unit, c2 = 0.45975178f * unit * unit, c3 = -0.15321091f * unit * unit * unit;
+    V q = v_fma(v_fma(v_set1(c3), b.r, v_set1(c2)), b.r, v_set1(c1));
+    V power = v_scale(v_lookup(V_POWERS, b.t), b.t);
+    return v_div(x, v_fma(power, v_fma(q, b.r, v_set1(V_SHARE)), v_set1(1.0f)));
+}
 
 /* The same for any y beyond that, and x of the sign of y, or constant. With e = exp(-|y|) that is x e / (1 + e) for
  * negative y; e is calculated 2^120 times as large, so that only the result can become subnormal. */
@@ -152,28 +158,32 @@ TARGET NPK_INLINE V v_gated_far(V x, V y) {
 TARGET NPK_INLINE v_begun v_sigmoid_begin(V x) { return v_reduce(-1.0f, x); }
 TARGET NPK_INLINE V v_sigmoid_end(V x, v_begun b) {
     (void)x;
-    return v_gated(v_set1(1.0f), b);
+    return v_div(v_set1(1.0f), v_add(v_set1(1.0f), v_exp_of(-1.0f, b)));
 }
 TARGET NPK_INLINE V v_sigmoid_far(V x) { return v_gated_far(v_set1(1.0f), x); }
 
 /* x sigmoid(x); -0 at -infinity. */
 TARGET NPK_INLINE v_begun v_silu_begin(V x) { return v_reduce_brief(-1.0f, x); }
-TARGET NPK_INLINE V v_silu_end(V x, v_begun b) { return v_gated(x, b); }
+TARGET NPK_INLINE V v_silu_end(V x, v_begun b) { return v_gated(x, b, 1.0f); }
 TARGET NPK_INLINE V v_silu_far(V x) {
     V bounded = v_max(v_set1(-160.0f), x);
     return v_gated_far(bounded, bounded);
 }
 
 /* 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) = x sigmoid(y), y = 2 sqrt(2/pi) (x + 0.044715 x^3):
- * without the cancellation of 1 + tanh. */
-TARGET NPK_INLINE V v_gelu_tanh_argument(V x) {
-    return v_mul(x, v_fma(v_mul(x, x), v_set1(0.0713548163f), v_set1(1.59576912f)));
+ * without the cancellation of 1 + tanh. The argument comes in units of -ln 2 / 8, so that sums reduce it. */
+TARGET NPK_INLINE V v_gelu_tanh_argument(V x, const float c1, const float c3) {
+    return v_mul(x, v_fma(v_mul(x, x), v_set1(c3), v_set1(c1)));
 }
-TARGET NPK_INLINE v_begun v_gelu_tanh_begin(V x) { return v_reduce_brief(-1.0f, v_gelu_tanh_argument(x)); }
-TARGET NPK_INLINE V v_gelu_tanh_end(V x, v_begun b) { return v_gated(x, b); }
+TARGET NPK_INLINE v_begun v_gelu_tanh_begin(V x) {
+    V y = v_gelu_tanh_argument(x, -18.417665f, -0.82354593f), t = v_add(y, v_set1(V_MAGIC));
+    V r = v_sub(y, v_sub(t, v_set1(V_MAGIC)));
+    return (v_begun){r, t, r};
+}
+TARGET NPK_INLINE V v_gelu_tanh_end(V x, v_begun b) { return v_gated(x, b, -V_STEP); }
 TARGET NPK_INLINE V v_gelu_tanh_far(V x) {
     V bounded = v_max(v_set1(-12.0f), x);
-    return v_gated_far(bounded, v_gelu_tanh_argument(bounded));
+    return v_gated_far(bounded, v_gelu_tanh_argument(bounded, 1.59576912f, 0.0713548163f));
 }
 
 /* x Phi(x) = x erfc(-x / sqrt(2)) / 2 = max(x, 0) - a Phi(-a) for a = |x|, and a Phi(-a) = exp(-a^2 / 2) g(a).
@@ -188,7 +198,7 @@ TARGET NPK_INLINE v_begun v_half_square(V a) {
     return (v_begun){r, t, r};
 }
 TARGET NPK_INLINE V v_exp_half_square(v_begun b) {
-    return v_power(b, 2.56758486e-3f, -0.50130713f, 0.125353664f, -0.020842718f);
+    return v_power(b, -0.08064147f, -0.45970067f, 0.114949815f, -0.019112857f);
 }
 
 /* g: polynomials in a - centre, fits within 0.9 x 2^-24. Interval j holds the a whose 1 + a is 2^i [1.25, 1.75) or

@@ -64,10 +64,11 @@ TARGET NPK_INLINE V v_load_part(const float *x, int64_t count, V fill) {
 TARGET NPK_INLINE void v_store_part(float *x, V v, int64_t count) { _mm256_maskstore_ps(x, v_tail(count), v); }
 
 #define v_fence _mm_sfence
-/* Past the caches; x is 16-byte aligned, hence two halves. */
-TARGET NPK_INLINE void v_stream(float *x, V v) {
+#define v_stream _mm256_stream_ps
+TARGET NPK_INLINE void v_stream_part(float *x, V v, int64_t count) {
     _mm_stream_ps(x, _mm256_castps256_ps128(v));
-    _mm_stream_ps(x + 4, _mm256_extractf128_ps(v, 1));
+    if (count > 4)
+        _mm_stream_ps(x + 4, _mm256_extractf128_ps(v, 1));
 }
 
 TARGET NPK_INLINE V v_load_bf16(const uint16_t *x) {

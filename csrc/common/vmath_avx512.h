@@ -60,12 +60,15 @@ TARGET NPK_INLINE V v_load_part(const float *x, int64_t count, V fill) {
 TARGET NPK_INLINE void v_store_part(float *x, V v, int64_t count) { _mm512_mask_storeu_ps(x, v_tail(count), v); }
 
 #define v_fence _mm_sfence
-/* Past the caches; x is 16-byte aligned, hence four quarters. */
-TARGET NPK_INLINE void v_stream(float *x, V v) {
+#define v_stream _mm512_stream_ps
+TARGET NPK_INLINE void v_stream_part(float *x, V v, int64_t count) {
     _mm_stream_ps(x, _mm512_castps512_ps128(v));
-    _mm_stream_ps(x + 4, _mm512_extractf32x4_ps(v, 1));
-    _mm_stream_ps(x + 8, _mm512_extractf32x4_ps(v, 2));
-    _mm_stream_ps(x + 12, _mm512_extractf32x4_ps(v, 3));
+    if (count > 4)
+        _mm_stream_ps(x + 4, _mm512_extractf32x4_ps(v, 1));
+    if (count > 8)
+        _mm_stream_ps(x + 8, _mm512_extractf32x4_ps(v, 2));
+    if (count > 12)
+        _mm_stream_ps(x + 12, _mm512_extractf32x4_ps(v, 3));
 }
 
 TARGET NPK_INLINE V v_load_bf16(const uint16_t *x) {

@@ -92,6 +92,7 @@ NPK_INLINE V v_load_part(const float *x, int64_t count, V fill) {
 }
 NPK_INLINE void v_store_part(float *x, V v, int64_t count) { memcpy(x, &v, (size_t)count * sizeof(float)); }
 #define v_stream v_store
+#define v_stream_part v_store_part
 #define v_fence() ((void)0)
 
 NPK_INLINE V v_load_bf16(const uint16_t *x) {

@@ -40,12 +40,25 @@ TARGET NPK_INLINE void v_store_part_as(const int type, void *x, int64_t i, int64
     memcpy((uint16_t *)x + i, codes, (size_t)count * sizeof(uint16_t));
 }
 
-/* Stores past the caches when `stream`; then x + i is a float pointer of 16-byte alignment. */
+/* Stores past the caches when `stream`; then x + i is a float pointer at a multiple of a vector. */
 TARGET NPK_INLINE void v_put(const int type, const bool stream, void *x, int64_t i, V v) {
     if (stream)
         v_stream((float *)x + i, v);
     else
         v_store_as(type, x, i, v);
+}
+
+/* The same of the first 0 < count < LANES elements, at any float pointer of 16-byte alignment. */
+TARGET NPK_INLINE void v_put_part(const int type, const bool stream, void *x, int64_t i, int64_t count, V v) {
+    if (stream && count % 4 == 0)
+        v_stream_part((float *)x + i, v, count);
+    else
+        v_store_part_as(type, x, i, count, v);
+}
+
+/* Elements, of `count`, before the first multiple of a vector at or after x. */
+NPK_INLINE int64_t v_lead(const void *x, int64_t count) {
+    return npk_min((int64_t)(-(uintptr_t)x / sizeof(float) % LANES), count);
 }
 
 #endif

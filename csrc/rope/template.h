@@ -11,8 +11,8 @@ TARGET NPK_INLINE void rotate_halves(const bool stream, int64_t heads, int64_t d
             V x1 = v_load(x + i), x2 = v_load(x + half + i), c = v_load(cosines + i), s = v_load(sines + i);
             V y1 = v_fnma(x2, s, v_mul(x1, c)), y2 = v_fma(x1, s, v_mul(x2, c));
             if (stream) {
-                v_stream(out + i, y1);
-                v_stream(out + half + i, y2);
+                v_stream_part(out + i, y1, LANES);
+                v_stream_part(out + half + i, y2, LANES);
             } else {
                 v_store(out + i, y1);
                 v_store(out + half + i, y2);

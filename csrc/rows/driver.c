@@ -3,8 +3,8 @@
 #include "../common/threads.h"
 #include "rows.h"
 
-/* Rows of one task hold about so many elements. */
-enum { CHUNK = 1 << 14 };
+/* Rows of one task hold about so many elements; more when they are stored past the caches, which each task waits for. */
+enum { CHUNK = 1 << 14, STREAMED_CHUNK = 1 << 18 };
 
 typedef struct {
     rows_run run;
@@ -14,9 +14,8 @@ typedef struct {
 
 static void run_task(void *context, int64_t task) {
     const job *j = context;
-    int64_t first = task * j->rows_per_task, end = npk_min(first + j->rows_per_task, j->args.rows);
-    for (int64_t row = first; row < end; row++)
-        j->run(&j->args, row);
+    int64_t first = task * j->rows_per_task;
+    j->run(&j->args, first, npk_min(first + j->rows_per_task, j->args.rows));
 }
 
 static const rows_table *table(int isa) {
@@ -61,7 +60,7 @@ static int run_rows(int isa, int op, int type, rows_args a, int threads) {
     bool aligned_rows = a.rows == 1 || a.cols % 4 == 0, waits = op == SOFTMAX && a.cols > SCRATCH;
     bool stream = type == NPK_FP32 && aligned_rows && !waits
                   && npk_streams(a.out, a.rows * a.cols * a.bytes, a.out == a.x);
-    int64_t per_task = npk_ceil_div(CHUNK, a.cols), tasks = npk_ceil_div(a.rows, per_task);
+    int64_t per_task = npk_ceil_div(stream ? STREAMED_CHUNK : CHUNK, a.cols), tasks = npk_ceil_div(a.rows, per_task);
     job j = {(*runs)[op][stream ? STREAMED_FP32 : type], a, per_task};
     return npk_parallel(tasks > 1 ? threads : 1, tasks, run_task, &j);
 }

@@ -21,8 +21,8 @@ enum { FORMATS = 4, STREAMED_FP32 = 3 };
 /* A row of softmax waits here between its two passes when the result is stored past the caches. */
 enum { SCRATCH = 8192 };
 
-/* One row. */
-typedef void (*rows_run)(const rows_args *a, int64_t row);
+/* Rows from `row` to before `end`. */
+typedef void (*rows_run)(const rows_args *a, int64_t row, int64_t end);
 
 /* By op and number format; the last format is binary32 with stores past the caches. */
 typedef rows_run rows_table[ROW_OPS][FORMATS];

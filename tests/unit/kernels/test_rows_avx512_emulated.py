@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from compiling import COMPILER, FLAGS, without_shortcuts
+from rows_that_fall_back import layernorm_rows, softmax_rows
 
 import npukernels as nk
 from npukernels import native, registry
@@ -88,6 +89,18 @@ def test_rows(emulated, op):
     for seed, n in enumerate([*range(1, 80), 127, 128, 129, 1000, 4099]):
         case = nk.golden(op, rows=3, n=n, fill=("uniform", "adversarial")[seed % 2], seed=seed)
         assert nk.check(emulated(op, *case.inputs), case).verdict == "PASS", n
+
+
+@pytest.mark.parametrize("n", [65, 513, 1031, 4101])
+def test_rows_that_the_fast_passes_hand_on(emulated, n):
+    for name, x in layernorm_rows(n).items():
+        wide = x[None].astype(np.float64)
+        exact = (wide - wide.mean()) / np.sqrt(wide.var() + 1e-5)
+        bound = nk.layernorm_bound(wide, 1.0, 0.0, 1e-5) * (1 + 1e-6) + 1e-44
+        assert (np.abs(emulated("layernorm", x[None]) - exact) <= bound).all(), name
+    for name, x in softmax_rows(n).items():
+        y, exact = emulated("softmax", x[None]), nk.softmax(x[None], variant="c-generic")
+        np.testing.assert_allclose(y, exact, rtol=1e-5, atol=1e-44, err_msg=name)
 
 
 @pytest.mark.parametrize("op", list(REFERENCES))
