@@ -116,6 +116,13 @@ int npk_qgemm_pack(int64_t n, int64_t k, const uint8_t *b, int64_t rsb, int64_t 
         return NPK_OK;
     if ((k > 0 && (!b || !packed)) || (k == 0 && !sums))
         return NPK_EINVAL;
+    int64_t panels = npk_ceil_div(n, QGEMM_NR);
+    if (k == 0) { /* b and packed may be NULL, which no offset may be added to */
+        memset(sums, 0, (size_t)n * sizeof *sums);
+        if (small)
+            memset(small, 1, (size_t)panels);
+        return NPK_OK;
+    }
     pack_job job = {n, k, b, rsb, csb, (uint8_t)flip, packed, sums, small};
-    return npk_parallel(threads, npk_ceil_div(n, QGEMM_NR), pack_panel, &job);
+    return npk_parallel(threads, panels, pack_panel, &job);
 }
