@@ -92,7 +92,6 @@ TARGET NPK_INLINE void dots(const int format, const int rows, const int keys, co
     int64_t p = 0;
     for (; p + line <= c->width; p += line) {
         ask(asks, keys, &lines);
-        NPK_UNROLL
         for (int i = 0; i < line; i += LANES)
             dots_step(format, rows, keys, q, ldq, c, x, p + i, LANES, acc);
     }
@@ -131,7 +130,6 @@ TARGET NPK_INLINE void add_rows(const int format, const int rows, const int keys
     int64_t col = 0;
     for (; col + line <= c->width; col += line) {
         ask(asks, keys, &lines);
-        NPK_UNROLL
         for (int i = 0; i < line; i += LANES)
             add_step(format, rows, keys, weights, c, x, col + i, LANES, o, ldo);
     }
@@ -168,7 +166,7 @@ TARGET NPK_INLINE void value_tokens(const int format, const int rows, const bool
 TARGET NPK_INLINE void score_run(const int format, const int rows, const token_run *given, const float *q, int64_t ldq,
                                  float *scores) {
     const token_run c = *given; /* a copy, because stores to floats might change *given */
-    if (c.gaps)
+    if (c.gaps && format == NPK_KV_F32) /* conversions hide how often is asked */
         score_tokens(format, rows, true, &c, q, ldq, scores);
     else
         score_tokens(format, rows, false, &c, q, ldq, scores);
@@ -177,7 +175,7 @@ TARGET NPK_INLINE void score_run(const int format, const int rows, const token_r
 TARGET NPK_INLINE void value_run(const int format, const int rows, const token_run *given, int64_t count,
                                  const float *w, float *o, int64_t ldo) {
     const token_run c = *given;
-    if (c.gaps)
+    if (c.gaps && format == NPK_KV_F32)
         value_tokens(format, rows, true, &c, count, w, o, ldo);
     else
         value_tokens(format, rows, false, &c, count, w, o, ldo);
