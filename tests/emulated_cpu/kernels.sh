@@ -13,7 +13,7 @@ stage() { echo "--- $(cut -d. -f1 /proc/uptime) s of the machine: $*"; }
 run() { stage "$1"; python -m pytest -p only_variants -p tests.thinned --noconftest -p no:cacheprovider -v --color=no --tb=short --durations=5 "$@" || status=1; }
 guard() { stage "$*"; python tests/emulated_cpu/only_variants.py $tests/"$@" || status=1; }
 run $tests/test_casts.py $tests/test_cases_select.py $tests/test_qgemm.py $tests/test_weight_gemm.py $tests/test_gemm.py \
-  $tests/test_gemm_family.py $tests/test_probes.py $tests/test_rows.py $tests/test_vmath.py \
+  $tests/test_gemm_family.py $tests/test_probes.py $tests/test_rows.py $tests/test_rows_fall_back.py $tests/test_vmath.py \
   -k "($names) and not (ref or $slow or $absent)"
 # These take the variants from the registry, so that no name tells them apart.
 run $tests/test_attention.py $tests/test_quantized.py -k "not ($slow or $absent)"
